@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +46,8 @@ from gapless.testing import (
     serving,
     words,
 )
+from tests.support.frameworks import FRAMEWORKS
+from tests.support.waiting import HANG_S
 
 
 class City(BaseModel):
@@ -363,3 +367,37 @@ def test_user_messages_are_what_turns_are_counted_by():
             return (await (await runner.start("more", messages=history)).collect()).text
 
     assert asyncio.run(said()) == "two"
+
+
+CALLS = """
+import asyncio, os, sys
+from gapless import Runner
+from gapless.events import ToolCallStartEvent
+from gapless.testing import ToolCall
+from tests.support.frameworks import FRAMEWORKS
+
+async def look() -> str:
+    "Looks."
+    return "seen"
+
+async def calls():
+    made = FRAMEWORKS[sys.argv[1]](ToolCall("look"), ToolCall("look"), "done", tools=[look])
+    async with Runner(made.agent) as runner:
+        run = await runner.start("x")
+        async for event in run.events():
+            if isinstance(event, ToolCallStartEvent):
+                os.write(1, event.tool_call_id.encode() + b" ")
+
+child = os.fork()
+asyncio.run(calls())
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_no_two_processes_of_a_double_make_the_same_call(framework: str):
+    made = subprocess.run([sys.executable, "-c", CALLS, framework], capture_output=True, timeout=HANG_S, text=True)
+    assert made.returncode == 0, made.stderr
+    ids = made.stdout.split()
+    assert len(set(ids)) == len(ids) == 4, ids

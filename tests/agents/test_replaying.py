@@ -537,3 +537,128 @@ async def test_a_step_that_was_left_off_beside_one_that_raised_is_begun_if_that_
     async with Worker(memory, agent) as second:
         assert await read(second) == ("looked found" if again == "returns" else "neither")
     assert len(looks) == 2
+
+
+@pytest.mark.parametrize("ends", ["returns", "yields less", "returns text"])
+async def test_a_function_that_does_less_than_before_fails_its_run_and_is_told_so(ends: str):
+    memory, kept, again = Memory(), asyncio.Event(), False
+
+    async def begin(ctx: RunContext) -> None:
+        for number in (1, 2, 3):
+            await ctx.emit(f"{number} ")
+        await ctx.step("look", lambda: None)
+        kept.set()
+        await asyncio.Event().wait()
+
+    @gapless.replays
+    async def generator(ctx: RunContext) -> AsyncIterator[str]:
+        if not again:
+            await begin(ctx)
+        if ends == "yields less":
+            yield "the last word"
+
+    @gapless.replays
+    async def function(ctx: RunContext) -> str:
+        if not again:
+            await begin(ctx)
+        return "the last word"
+
+    agent = function if ends == "returns text" else generator
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await kept.wait()
+    again = True
+    async with Worker(memory, agent) as second:
+        with pytest.raises(
+            AgentInvalid, match=r"without what it did before .*'step look'.* do the same again"
+        ) as caught:
+            await read(second)
+        assert caught.value.text == "1 2 3 "
+
+
+async def test_a_function_that_raises_before_it_has_said_what_it_said_fails_by_that():
+    memory, kept, again = Memory(), asyncio.Event(), False
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        if again:
+            raise LookupError
+        yield "one "
+        await ctx.step("look", lambda: None)
+        kept.set()
+        await asyncio.Event().wait()
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await kept.wait()
+    again = True
+    async with Worker(memory, agent) as second:
+        with pytest.raises(AgentFailed, match="LookupError"):
+            await read(second)
+
+
+async def _in_a_step(ctx: RunContext, again: bool) -> AsyncIterator[str]:
+    async def outer() -> int:
+        inner: int = await ctx.step("inner", lambda: 1)
+        return 1 + inner
+
+    yield f"{await ctx.step('outer', outer)} "
+
+
+async def _by_another_way(ctx: RunContext, again: bool) -> AsyncIterator[str]:
+    def refuses() -> int:
+        if not again:
+            raise LookupError
+        return 2
+
+    try:
+        found = await ctx.step("first", refuses)
+    except LookupError:
+        found = await ctx.step("instead", lambda: 2)
+    yield f"{found} "
+
+
+async def _by_a_task(ctx: RunContext, again: bool) -> AsyncIterator[str]:
+    done = asyncio.Event()
+
+    async def beside() -> None:
+        await ctx.step("beside", lambda: None)
+        done.set()
+
+    task = asyncio.create_task(beside())
+    await ctx.step("first", asyncio.sleep if again else done.wait, *([0] if again else []))
+    task.cancel()
+    await asyncio.wait({task})
+    yield "2 "
+
+
+async def _told_by_a_step(ctx: RunContext, again: bool) -> AsyncIterator[str]:
+    async def tells() -> int:
+        for number in (3, 2, 1):
+            await ctx.emit(CustomEvent(name="left", value=number))
+        return 2
+
+    yield f"{await ctx.step('tells', tells)} "
+
+
+@pytest.mark.parametrize("begins", [_in_a_step, _by_another_way, _by_a_task, _told_by_a_step])
+async def test_a_function_may_come_to_less_where_it_is_not_the_function_that_differs(begins: Any):
+    memory, kept, again = Memory(), asyncio.Event(), False
+
+    @gapless.replays
+    async def agent(ctx: RunContext) -> AsyncIterator[str]:
+        async for item in begins(ctx, again):
+            yield item
+        await ctx.step("then", lambda: None)
+        kept.set()
+        if not again:
+            await asyncio.Event().wait()
+        yield "the last word"
+
+    async with Worker(memory, agent) as first:
+        await first.start("x", run_id="r")
+        await kept.wait()
+    again = True
+    async with Worker(memory, agent) as second:
+        assert await read(second) == "2 the last word"
+    assert sum(b'"left"' in event for event in memory.events["r"]) == (3 if begins is _told_by_a_step else 0)

@@ -50,6 +50,13 @@ def test_the_page_is_up_to_date():
     assert reference.PAGE.read_text() == reference.page(), "run scripts/reference"
 
 
+def test_what_takes_its_fields_by_name_alone_says_so():
+    section = reference.page().partition("### `Webhook`\n")[2].partition("\n### ")[0]
+    assert "Its fields are given by name" in section
+    section = reference.page().partition("### `Text`\n")[2].partition("\n### ")[0]
+    assert "Its fields are given by name" not in section
+
+
 def test_what_the_checks_above_can_find():
     def made(source: str) -> Definition:
         node = ast.parse(source).body[0]

@@ -310,11 +310,12 @@ def test_the_chat_survives_an_error():
     assert out.endswith("Goodbye!\n")
 
 
-def test_an_endpoint_gets_a_journal():
+@pytest.mark.parametrize("given", [True, False])
+def test_an_endpoint_gets_a_journal(given: bool):
     with serving(create_app(Runner(ScriptedAgent(*words("I am a service.")), app_name="service"))) as url:
-        out = python(EXAMPLES / "endpoint.py", f"{url}/v1?model=service")
+        out = python(EXAMPLES / "endpoint.py", *([f"{url}/v1?model=service"] if given else []))
     said, journal = out.splitlines()
-    assert said == "I am a service."
+    assert said == ("I am a service." if given else "I am a service that keeps nothing.")
     assert int(journal.split()[0]) > 5
 
 

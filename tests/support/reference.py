@@ -255,6 +255,8 @@ def _section(one: Definition) -> Iterator[str]:
         yield f"```text\n{_signature(init, name)}\n```\n"
     yield _markdown(one.doc)
     listed = [(name, kind, text) for name, kind, text in fields(one.node) if init is None or text]
+    if listed and any(one.arg == "kw_only" and ast.unparse(one.value) == "True" for one in one.node.keywords):
+        yield "Its fields are given by name:\n"
     if listed:
         yield "".join(f"* `{name}: {kind}`{'. ' if text else ''}{text}\n" for name, kind, text in listed)
     for member in one.members:

@@ -24,6 +24,8 @@ from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, failure_in
 from gapless.agents.approving import ask
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
 from gapless.agents.client_tools import left_to_client
+from gapless.agents.exits import Exited
+from gapless.agents.places import class_of
 from gapless.agents.values import json_of
 from gapless.agents.writing import notice, result
 from gapless.attachments import digest_of, marks_of
@@ -76,6 +78,8 @@ class Turn:
         """Calls of the client's own tools, which end the run: it comes back with their results."""
         self.chosen = ctx.checkpoint is not None
         """A client's choice of tools has been told to the model, which is told once."""
+        self.running: dict[tuple[str, str | None], str] = {}
+        """Tools that run, by invocation and call."""
         self.tool_error: tuple[str, Exception] | None = None
         self.model_error: Exception | None = None
         if live:  # ADK opens a live model's connection without asking anybody
@@ -269,6 +273,8 @@ def failure(turn: Turn, error: Exception) -> Exception:
         return RunLimit(f"the agent wanted more than max_llm_calls={turn.ctx.config.max_llm_calls} model calls")
     if turn.tool_error is not None and turn.tool_error[1] is error:
         return failing.tool_failure(error, turn.ctx.run_id, [turn.tool_error[0]])
+    if turn.running and isinstance(error, Exited):  # no `Exception` while it was on its way: ADK has not told of it
+        return failing.tool_failure(error, turn.ctx.run_id, [*turn.running.values()])
     if turn.live and cannot_be_live(error):
         return AgentInvalid("ADK cannot run an agent of this kind live: streaming_mode is sse or none for it")
     if turn.model_error is not None and not turn.live:
@@ -287,9 +293,7 @@ def _model_failure(turn: Turn, error: Exception) -> GaplessError:
         return StreamingUnavailable("the model cannot stream, and fallback is off")
     log_raised(log, turn.ctx.run_id, "its model call", error)
     known = failing.failure(error, turn.ctx.run_id)
-    return (
-        known if isinstance(known, GaplessError) else ModelFailed(f"the model raised {type(error).__name__}{SEE_LOG}")
-    )
+    return known if isinstance(known, GaplessError) else ModelFailed(f"the model raised {class_of(error)}{SEE_LOG}")
 
 
 def cannot_stream(error: Exception) -> bool:

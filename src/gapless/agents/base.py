@@ -12,10 +12,10 @@ import contextlib
 import contextvars
 import inspect
 import logging
-import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from gapless.agents.places import class_and_place, place_of
 from gapless.config import RunConfig
 from gapless.errors import AgentInvalid, UsageError
 from gapless.events import ContentPart, Context, Event, Interrupt, Message, ResumeEntry, TokenUsage, Tool, text_of
@@ -337,6 +337,11 @@ def current_run() -> RunContext | None:
     return _current.get()
 
 
+def run_in(context: contextvars.Context) -> RunContext | None:
+    """Return the run that what is called in `context` belongs to; None for none."""
+    return context.get(_current)
+
+
 def call_key(call_id: str) -> str:
     """Return the idempotency key of the tool call `call_id` in the run that this code is called in: the same when the
     call is made again at another worker. Raises `UsageError` outside of a run.
@@ -446,14 +451,3 @@ def log_raised(log: logging.Logger, run_id: str, who: str, error: BaseException)
     """
     log.error("run %s: %s raised %s", run_id, who, class_and_place(error))
     log.debug("run %s", run_id, exc_info=error)
-
-
-def class_and_place(error: BaseException) -> str:
-    """Return what may be said of `error` in a log."""
-    return f"{type(error).__name__} at {place_of(error)}"
-
-
-def place_of(error: BaseException) -> str:
-    """Return where `error` was raised, as file:line."""
-    last = traceback.extract_tb(error.__traceback__)[-1:]
-    return f"{last[0].filename}:{last[0].lineno}" if last else "unknown place"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 from gapless.agents.base import SEE_LOG, log_raised
+from gapless.agents.places import class_and_place, class_of, only_one
 from gapless.errors import GaplessError, ModelFailed, OutputInvalid, RunLimit, ToolFailed
 
 __all__ = ["Failures", "failure", "refused", "tool_failure"]
@@ -104,7 +105,13 @@ def failure(error: Exception, run_id: str, running: Collection[str] = (), table:
         name = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
         make = (table or {}).get(name) or _CLIENTS.get(name)
         if make is not None:
-            return make(error, run_id)
+            known = make(error, run_id)
+            log.info("run %s: %s: %s", run_id, known.code, class_and_place(error))
+            log.debug("run %s", run_id, exc_info=error)
+            return known
+    if (one := only_one(error)) is not error and isinstance(one, Exception):
+        found = failure(one, run_id, (), table)
+        return found if isinstance(found, GaplessError) else error
     return error
 
 
@@ -113,4 +120,4 @@ def tool_failure(error: Exception, run_id: str, names: Collection[str]) -> ToolF
     alone."""
     told = ", ".join(sorted(set(names)))
     log_raised(log, run_id, f"tool {told}", error)
-    return ToolFailed(f"tool {told} raised {type(error).__name__}{SEE_LOG}", run_id=run_id)
+    return ToolFailed(f"tool {told} raised {class_of(error)}{SEE_LOG}", run_id=run_id)

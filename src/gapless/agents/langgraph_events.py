@@ -15,6 +15,7 @@ from langchain_core.messages.ai import add_usage
 
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.langgraph_messages import files_of, says, usage_of, whole_of
+from gapless.agents.places import class_of
 from gapless.agents.values import json_of, plain
 from gapless.agents.writing import Said, result, with_files
 from gapless.events import (
@@ -286,11 +287,8 @@ class Translation:
         for one in sorted(inside, key=len, reverse=True):
             id = self._subagents.pop(one)
             if error is not None:
-                out.append(
-                    SubagentErrorEvent(
-                        subagent_run_id=id, message=f"raised {type(error).__name__}", code="agent_failed"
-                    )
-                )
+                name = class_of(error) if isinstance(error, BaseException) else type(error).__name__
+                out.append(SubagentErrorEvent(subagent_run_id=id, message=f"raised {name}", code="agent_failed"))
             else:
                 outcome = SubagentFinishedSuspendedOutcome(interrupt_ids=interrupts) if interrupts else None
                 out.append(SubagentFinishedEvent(subagent_run_id=id, outcome=outcome))

@@ -83,7 +83,9 @@ _FAILURES: Failures = {
     "agents.ModelTimeoutError": lambda error, run_id: ModelFailed("the model did not answer in time", run_id=run_id),
     "agents.ModelRefusalError": lambda error, run_id: ModelFailed("the model refused to answer", run_id=run_id),
     "agents.ModelBehaviorError": lambda error, run_id: OutputInvalid(
-        "the model gave no valid output, or called a tool that the agent does not have", run_id=run_id
+        "the model gave what the SDK refuses: output that is not valid, a call of a tool that the agent does not have, "
+        f"or one under the id of another{base.SEE_LOG}",
+        run_id=run_id,
     ),
     "agents.InputGuardrailTripwireTriggered": lambda error, run_id: _tripped(error, run_id, "refused the message"),
     "agents.OutputGuardrailTripwireTriggered": lambda error, run_id: _tripped(error, run_id, "withheld the answer"),
@@ -179,8 +181,8 @@ class OpenAIAgent(base.Agent):
             for item in self._finish(ctx, result, translation, history):
                 yield item
         except Exception as error:
-            running = {} if isinstance(error, agents.AgentsException) and error.__cause__ is None else hooks.running
-            raise failure(error, ctx.run_id, [*running.values()], _FAILURES) from error
+            raised, running = _of_tool(error, hooks.running)
+            raise failure(raised, ctx.run_id, running, _FAILURES) from raised
         finally:
             self.deltas = hearing.deltas
             hearing.end()
@@ -315,6 +317,17 @@ async def _streamed(result: RunResultStreaming) -> AsyncIterator[AsyncIterator[S
                     await asyncio.wait({task})
     finally:
         _forget(result)
+
+
+def _of_tool(error: Exception, running: Mapping[str, str]) -> tuple[Exception, list[str]]:
+    """Return what was raised, and the tools of `running` that it may be of: the SDK wraps what a tool raises, and says
+    of models and guardrails what is no tool's."""
+    if not isinstance(error, agents.AgentsException):
+        return error, [*running.values()]
+    cause = error.__cause__
+    if not isinstance(cause, Exception):
+        return error, []
+    return cause if isinstance(error, agents.UserError) else error, [*running.values()]
 
 
 def _forget(result: RunResultStreaming) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextvars
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -35,6 +36,7 @@ __all__ = ["Replay", "is_replaying", "refuse_saves", "replays", "steps_unkept"]
 _T = TypeVar("_T")
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., Any])
 _MARK = "__gapless_replays__"
+_in_step: contextvars.ContextVar[bool] = contextvars.ContextVar("gapless_in_step", default=False)
 
 
 class _Kept(msgspec.Struct, array_like=True):
@@ -49,6 +51,10 @@ class _Kept(msgspec.Struct, array_like=True):
     had raised beside it: a `TaskGroup` leaves off the others then."""
     raised: dict[str, bytes] = {}
     """What those steps raised that are not to be begun again."""
+    firm: list[str] = []
+    """The steps and questions that it must come to again."""
+    firm_items: int = 0
+    """How many items it must give again."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -152,7 +158,8 @@ class _Unfinished:
 
 
 class Replay:
-    """Runs one such agent, from its start or again. Raises `CheckpointUnreadable`."""
+    """Runs one such agent, from its start or again. Raises `CheckpointUnreadable`, and `AgentInvalid` where it does not
+    do what it did before."""
 
     def __init__(self, ctx: RunContext) -> None:
         self._ctx = ctx
@@ -172,6 +179,14 @@ class Replay:
         self._under_way: dict[str, list[str]] = {}
         """What the function waits for, each with what has raised meanwhile."""
         self._items, self._unfinished = 0, _Unfinished()
+        self._expected, self._items_expected = [key for key in kept.firm if key in kept.steps], kept.firm_items
+        self._firm, self._firm_items = dict.fromkeys(kept.firm), kept.firm_items
+        self._reached: set[str] = set()
+        self._one_by_one = True
+        """The function has done one thing after the other, and each step has returned. From where it does not on, it
+        may come to less when it is run again: a task is cancelled before it begins, or a step that raised returns."""
+        self._task: asyncio.Task[Any] | None = None
+        """The one that runs the function."""
         self._counts: collections.Counter[str] = collections.Counter()
         if ctx.checkpoint is not None:  # as it was when the agent began
             ctx.state = msgspec.json.decode(_encode_json(kept.state))
@@ -185,10 +200,12 @@ class Replay:
 
     async def run(self, items: AsyncIterator[AgentItem]) -> AsyncIterator[AgentItem]:
         """Pass on those of the agent's items that were not said before."""
+        self._task = asyncio.current_task()
         try:
             async for item in items:
                 for new in self._new(item):
                     yield new
+            self._check_end()
         finally:
             close = getattr(items, "aclose", None)
             if close is not None:
@@ -204,6 +221,10 @@ class Replay:
 
     async def _emit(self, item: AgentItem) -> None:
         assert self._record is not None, "else it is not in the place of it"
+        if _in_step.get():  # said once, as the step is done once: the function does not come to it again
+            await self._record(item)
+            return
+        self._look()
         for new in self._new(item):
             await self._record(new)
 
@@ -216,7 +237,35 @@ class Replay:
         await self._keep(self._kept, (), leave)
 
     def _kept(self) -> bytes:
-        return _encode(_Kept(max(self._items, self._said), self._steps, self._state, self._left_off, self._raised))
+        said, firm_items = max(self._items, self._said), self._firm_items
+        if self._one_by_one:
+            firm_items = max(self._items, firm_items)
+        kept = _Kept(said, self._steps, self._state, self._left_off, self._raised, [*self._firm], firm_items)
+        return _encode(kept)
+
+    def _look(self) -> None:
+        """Note whether the function does one thing after the other, in its own task."""
+        if self._one_by_one and asyncio.current_task() is not self._task:
+            self._diverge()
+
+    def _diverge(self) -> None:
+        """From here on the function may do less when it is run again."""
+        if self._one_by_one:
+            self._one_by_one, self._firm_items = False, max(self._items, self._firm_items)
+
+    def _check_end(self) -> None:
+        """Look whether the function has done all that it must do again: what it gave instead was dropped, as if it had
+        been said before. Raises `AgentInvalid`."""
+        left = [repr(key) for key in self._expected if key not in self._reached]
+        if self._items < self._items_expected:
+            left.append(f"{self._items_expected - self._items} of its words and events")
+        if left:
+            run_id = self._ctx.run_id
+            raise AgentInvalid(
+                f"run {run_id}: its agent has ended without what it did before ({', '.join(left)}); an agent that is "
+                "gone on with must do the same again",
+                run_id=run_id,
+            )
 
     async def _step(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
@@ -228,16 +277,22 @@ class Replay:
         """Return what the step or question of this name comes to. What the function leaves off is left off whenever it
         is run again: what it does then, it does again. Unless something that raised beside it returns now: what raises
         is not remembered."""
+        self._look()
+        self._reached.add(key)
+        if self._one_by_one and not self._under_way:  # else it is in a step, which is not done again
+            self._firm[key] = None
         self._under_way[key] = raised = list[str]()
         try:
             if key in self._left_off:
                 await self._begin[key].wait()
             found = await come_to(key, *about)
         except asyncio.CancelledError:
+            self._diverge()
             if (task := asyncio.current_task()) is not None and task.cancelling():  # else it was cancelled from inside
                 self._left_off[key] = raised
             raise
         except Exception:
+            self._diverge()
             for beside in self._under_way.values():
                 beside.append(key)
             raise
@@ -279,7 +334,12 @@ class Replay:
         return decode_step(encoded, type, key, run_id)
 
     async def _called(self, key: str, function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:
-        return encode_step(await call_step(function, *args), key, self._ctx.run_id)
+        token = _in_step.set(True)
+        try:
+            returned = await call_step(function, *args)
+        finally:
+            _in_step.reset(token)
+        return encode_step(returned, key, self._ctx.run_id)
 
     async def _interrupt(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         return await self._waited_for(self._key("question"), self._answered, interrupts)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import class_and_place
+from gapless.agents.places import class_and_place
 from gapless.cli.terminal import clean
 
 __all__ = ["FORMATS", "LEVELS", "log_nowhere", "log_to_stderr"]

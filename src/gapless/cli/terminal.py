@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 
 import typer
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from gapless import fold
 from gapless.agents.base import SEE_LOG
+from gapless.agents.places import class_of, place_of, text_of_error
 from gapless.errors import AgentInvalid, GaplessError
 from gapless.events import (
     CustomEvent,
@@ -85,7 +85,7 @@ def explained(failure: BaseException) -> str:
     hidden, and there is no server's log.
     """
     if not isinstance(failure, GaplessError):
-        return f"the agent raised {type(failure).__name__}: {_told(failure)}"
+        return f"the agent raised {class_of(failure)}: {_told(failure)}"
     hidden = failure.message.endswith(SEE_LOG) and failure.__cause__ is not None
     return f"{failure.message.removesuffix(SEE_LOG)}: {_told(failure.__cause__)}" if hidden else failure.message
 
@@ -96,9 +96,10 @@ def raised_on_import(failure: BaseException) -> bool:
 
 
 def _told(error: BaseException | None) -> str:
-    frames = traceback.extract_tb(error.__traceback__) if error is not None else ()
-    where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return one_line(str(error), ERROR_CHARS_MAX) + where
+    if error is None:
+        return ""
+    where = f" ({place_of(error)})" if error.__traceback__ is not None else ""
+    return one_line(text_of_error(error), ERROR_CHARS_MAX) + where
 
 
 class Transcript:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from gapless.agents.base import SEE_LOG, RunContext, log_raised
+from gapless.agents.places import class_of, only_one
 from gapless.attachments import mark_left_out
 from gapless.errors import AgentFailed, AgentInvalid, AnswerTimeout, GaplessError, RunCancelled, RunLimit, is_code
 from gapless.events import (
@@ -51,6 +52,8 @@ log = logging.getLogger("gapless.run")
 
 def as_failure(record: RunRecord, error: BaseException) -> GaplessError:
     """Return what the run failed with, in terms that a client may see. The exception itself stays in this process."""
+    if isinstance(only_one(error), GaplessError):
+        error = only_one(error)
     others = isinstance(error, RunCancelled) and error.run_id not in (None, record.id)  # a run that the agent had asked
     if isinstance(error, GaplessError) and error.message and not others:
         error.run_id = error.run_id or record.id
@@ -59,7 +62,7 @@ def as_failure(record: RunRecord, error: BaseException) -> GaplessError:
         log.error("run %s failed: %s", record.id, error.message)
         return type(error)(error.told, run_id=record.id)
     log_raised(log, record.id, f"agent {record.agent}", error)
-    failure = AgentFailed(f"the agent raised {type(error).__name__}{SEE_LOG}", run_id=record.id)
+    failure = AgentFailed(f"the agent raised {class_of(error)}{SEE_LOG}", run_id=record.id)
     failure.__cause__ = error
     return failure
 

@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from gapless.agents.base import Agent, AgentItem, RunContext, as_current
+from gapless.agents.contained import contain
+from gapless.agents.exits import ExitsAsErrors
 from gapless.errors import (
     GaplessError,
     InputInvalid,
@@ -226,9 +228,11 @@ class Execution:
 
     async def run(self) -> None:
         """Execute it to the terminal event, accepted by the store. Raises nothing but a cancel of its own task."""
+        let_go = contain(asyncio.get_running_loop())
         try:
             await self._run()
         finally:
+            let_go()
             # What refers to this run's agent, or was raised in it, refers to this: a circle would keep all that the run
             # was told and has said until the collector comes by, which is rarely in a server.
             self._context = self._standing = None
@@ -306,7 +310,7 @@ class Execution:
         await self._go_on(ctx, again=again)
         journal, recorder = self.journal, self._recorder
         self._began, first = time.monotonic(), True
-        with self._span.current(), _ExitsAsErrors(), as_current(ctx):
+        with self._span.current(), ExitsAsErrors(), as_current(ctx):
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
@@ -463,16 +467,6 @@ class Execution:
         self.journal.tell(self._notices.of_end(self.record, self.journal.appended + 1, end))
         self.journal.close(event, end)
         return failure
-
-
-class _ExitsAsErrors:
-    """Turns exits into errors: an agent that wants to end the process ends its run, the process has others."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            raise RuntimeError(f"the agent raised {type(error).__name__}") from error
 
 
 async def _context_of(run: Execution) -> RunContext:

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import SEE_LOG, place_of
+from gapless.agents.base import SEE_LOG
+from gapless.agents.places import place_of
 from gapless.errors import GaplessError, UsageError, run_failure
 from gapless.events import (
     CustomEvent,

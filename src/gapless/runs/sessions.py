@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import Agent, class_and_place
+from gapless.agents.base import Agent
+from gapless.agents.places import class_and_place
 from gapless.aside import ASIDE_BYTES, aside
 from gapless.attachments import has_media, marks_of, without_blobs, without_left_out
 from gapless.config import Limits, RunConfig

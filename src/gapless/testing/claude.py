@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import itertools
 import json
 import socket
 import threading
@@ -29,10 +28,6 @@ MARKS = ("<system-reminder>", "[Request interrupted", "Continue from where you l
 """What begins texts of the CLI's that are no message of a user."""
 NOTIFICATION = "[SYSTEM NOTIFICATION"
 """In what the CLI tells of work in the background that has ended: that is answered as a message is."""
-
-_numbers = itertools.count(1)
-_process = uuid.uuid4().hex[:8]
-"""In the ids, as a run may go on in another process: what has an id that is there, the CLI takes for the same."""
 
 
 class ClaudeModel:
@@ -208,13 +203,19 @@ def _stopped(at: int, kind: str) -> list[dict[str, Any]]:
     return [*([signed] if kind == "Reasoning" else []), {"type": "content_block_stop", "index": at}]
 
 
+def _id(kind: str) -> str:
+    """Make an id that no other process makes, in a run that goes on there: what has one that is there, the CLI takes
+    for the same."""
+    return f"{kind}_{uuid.uuid4().hex[:16]}"
+
+
 def _block(chunk: Chunk, names: Sequence[str]) -> dict[str, Any]:
     if isinstance(chunk, Reasoning):
         return {"type": "thinking", "thinking": "", "signature": ""}
     if isinstance(chunk, ToolCall | Output):
         wanted = chunk.name if isinstance(chunk, ToolCall) else OUTPUT_TOOL
         name = next((name for name in names if name == wanted or name.endswith(f"__{wanted}")), wanted)
-        return {"type": "tool_use", "id": f"toolu_{_process}_{next(_numbers)}", "name": name, "input": {}}
+        return {"type": "tool_use", "id": _id("toolu"), "name": name, "input": {}}
     return {"type": "text", "text": ""}
 
 
@@ -233,7 +234,7 @@ def _text(chunk: Any) -> str:
 
 def _head(asked: dict[str, Any]) -> dict[str, Any]:
     return {
-        "id": f"msg_{_process}_{next(_numbers)}",
+        "id": _id("msg"),
         "type": "message",
         "role": "assistant",
         "model": asked.get("model"),

@@ -19,14 +19,12 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import PrivateAttr
 
-from gapless.testing.script import Chunk, Output, Reasoning, Text, ToolCall, pieces, response_at, wait_or_raise
+from gapless.testing.script import Chunk, Output, Reasoning, Text, ToolCall, call_id, pieces, response_at, wait_or_raise
 
 __all__ = ["LangGraphModel"]
 
 REQUESTS_KEPT = 100
 """How many of the latest requests are kept to look at."""
-
-_numbers = itertools.count(1)
 
 
 class LangGraphModel(BaseChatModel):
@@ -175,7 +173,7 @@ def _call_chunks(index: int, call: ToolCall) -> list[ChatGenerationChunk]:
         return ChatGenerationChunk(message=AIMessageChunk(content="", tool_call_chunks=[piece]))
 
     return [
-        chunk(name=call.name, args="", id=f"call-{next(_numbers)}"),
+        chunk(name=call.name, args="", id=call_id()),
         *(chunk(args=piece) for piece in pieces(call.args)),
     ]
 

@@ -15,7 +15,7 @@ from openai.types import responses as r
 from openai.types.responses.response_reasoning_item import ResponseReasoningItem, Summary
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 
-from gapless.testing.script import Chunk, Output, Reasoning, Text, ToolCall, pieces, response_at, wait_or_raise
+from gapless.testing.script import Chunk, Output, Reasoning, Text, ToolCall, call_id, pieces, response_at, wait_or_raise
 
 __all__ = ["OpenAIAgentsModel"]
 
@@ -23,8 +23,6 @@ REQUESTS_KEPT = 100
 """How many of the latest requests are kept to look at."""
 FAKE_ID = "__fake_id__"
 """The id that every item has which the SDK makes of a chat model's answer."""
-
-_numbers = itertools.count(1)
 
 
 class OpenAIAgentsModel(Model):
@@ -164,7 +162,7 @@ class _Writer:
         """Say all calls, their arguments in turns."""
         streams: list[list[TResponseStreamEvent]] = []
         for call in calls:
-            index, id = len(self._items), f"call-{next(_numbers)}"
+            index, id = len(self._items), call_id()
             parts = pieces(call.args)
             self._items.append(("call", _call(id, call.name, "".join(parts))))
             streams.append(

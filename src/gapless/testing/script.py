@@ -7,6 +7,7 @@ import contextlib
 import json
 import re
 import threading
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
@@ -209,6 +210,11 @@ def response_at(chunks: Sequence[Chunk], turn: int, request: int) -> list[Chunk]
             f"the script has {len(responses)} model responses for this turn and the agent asked for another one"
         )
     return responses[request]
+
+
+def call_id() -> str:
+    """Make the id of a model's tool call. No other process makes it: a run goes on there, in a fork of this one too."""
+    return f"call-{uuid.uuid4().int >> 64}"
 
 
 async def wait_or_raise(chunk: object) -> bool:
