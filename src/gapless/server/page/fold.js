@@ -46,6 +46,11 @@ export function isSettled(status) {
   return status === "finished" || status === "failed" || status === "cancelled" || status === "waiting";
 }
 
+/** True where a run has ended well and there is nothing to show of it. */
+export function isEmpty({ status, items }) {
+  return status === "finished" && items.every((item) => item.kind === "text" && textOf(item) === "");
+}
+
 /** Applies one event to a view, in place. Unknown events change nothing. Returns the item that changed, or null. */
 export function applyEvent(view, event) {
   return HANDLERS[event.type]?.(view, event) ?? null;
