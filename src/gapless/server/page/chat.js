@@ -13,7 +13,7 @@ import { copyFrom } from "./clipboard.js";
 import { Drafts } from "./drafts.js";
 import { $, onEnter, onEscape } from "./dom.js";
 import { markdownOf, save } from "./export.js";
-import { applyEvent, isEmpty, isSettled, newView, viewOfMessages } from "./fold.js";
+import { applyEvent, askedIn, isEmpty, isSettled, newView, viewOfMessages } from "./fold.js";
 import { Line } from "./line.js";
 import { filesIn, textIn, withText } from "./message.js";
 import { offer, withdraw } from "./offer.js";
@@ -452,7 +452,7 @@ class Conversation {
 }
 
 function questionOf({ interrupts }) {
-  return `A question for you: ${interrupts.map(({ message, reason }) => message ?? reason).join(" ")}`;
+  return `A question for you: ${interrupts.map(askedIn).join(" ")}`;
 }
 
 function groupBy(values, keyOf) {

@@ -235,6 +235,11 @@ export function kindOf({ reason, responseSchema, metadata }) {
   return kind !== "question" && APPROVING.test(reason ?? "") ? "approval" : "text";
 }
 
+/** What a question asks, in words. */
+export function askedIn({ message, reason }) {
+  return message ?? (reason ?? "question").replaceAll("_", " ");
+}
+
 function denies({ status, payload }) {
   return status === "cancelled" || payload === false || payload?.approved === false;
 }

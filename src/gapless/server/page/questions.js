@@ -5,7 +5,7 @@
  */
 
 import { el, freshId, onEnter, pretty } from "./dom.js";
-import { kindOf } from "./fold.js";
+import { askedIn, kindOf } from "./fold.js";
 import { SchemaForm, schemaLike } from "./schema-form.js";
 
 /** Characters of a call's arguments that are shown. */
@@ -90,7 +90,7 @@ class QuestionForm {
     this.#interrupt = interrupt;
     this.#onEntry = onEntry;
     const askedId = freshId("asked");
-    const asked = interrupt.message ?? (interrupt.reason ?? "question").replaceAll("_", " ");
+    const asked = askedIn(interrupt);
     this.node = el("form", {
       class: "approval", tabindex: "-1", novalidate: true, "aria-labelledby": askedId, "data-testid": "approval",
       "data-kind": kindOf(interrupt), "data-interrupt-id": interrupt.id,
