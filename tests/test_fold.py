@@ -72,6 +72,38 @@ def test_order_of_mixed_content_is_kept():
     assert fold.text == "one two\n\n three"
 
 
+def test_what_has_the_id_of_another_kind_is_not_taken_for_it():
+    fold = folded(
+        *text("m", "before"),
+        *call("a"),
+        ToolCallResultEvent(message_id="ra", tool_call_id="a", content="1"),
+        *call("x"),
+        ToolCallResultEvent(message_id="rx", tool_call_id="x", content="2"),
+        *call("m"),  # a text of this name came before,
+        ToolCallResultEvent(message_id="rm", tool_call_id="m", content="3"),
+        *text("x", "after"),  # and a call of this one
+        ReasoningMessageStartEvent(message_id="x"),
+        ReasoningMessageContentEvent(message_id="x", delta="hm"),
+        ReasoningMessageEndEvent(message_id="x"),
+        ToolCallStartEvent(tool_call_id="y", tool_call_name="f", parent_message_id="x"),
+    )
+    assert [(one.id, one.content) for one in fold.messages()] == [
+        ("m", "before"),
+        ("ra", "1"),
+        ("x-call", None),
+        ("rx", "2"),
+        ("m-call", None),
+        ("rm", "3"),
+        ("x", "after"),
+        ("x", "hm"),
+    ]
+    calls = [[one.id for one in m.tool_calls or ()] for m in fold.messages() if isinstance(m, AssistantMessage)]
+    assert calls == [["a"], ["x"], ["m"], ["y"]]
+    assert fold.text == "before\n\nafter"
+    fold.add(voided(fold))
+    assert fold.messages() == []
+
+
 def test_a_call_without_text_has_a_message_of_its_own():
     fold = folded(
         ToolCallStartEvent(tool_call_id="t", tool_call_name="f", parent_message_id="p"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any, TypeAlias
 
 import msgspec
@@ -211,6 +211,9 @@ class Fold:
     def __init__(self) -> None:
         self._items: list[_Item] = []
         self._texts: dict[str, _Text] = {}
+        self._thoughts: dict[str, _Text] = {}
+        self._carriers: dict[str, _Text] = {}
+        """Call → the message that was made for it, as it named none: what is called as the call is not that message."""
         self._spoken: list[_Text] = []
         """The assistant's texts, in the order in which they began to speak."""
         self._calls: dict[str, _Call] = {}
@@ -243,8 +246,12 @@ class Fold:
     ) -> Parts | None:
         """Return the list that this delta of a message or call was added to, and that the next ones may be; None where
         it was not started."""
-        known: Mapping[str, _Text | _Call] = self._calls if isinstance(delta, ToolCallArgsEvent) else self._texts
-        found = known.get(delta.tool_call_id if isinstance(delta, ToolCallArgsEvent) else delta.message_id)
+        found: _Text | _Call | None
+        if isinstance(delta, ToolCallArgsEvent):
+            found = self._calls.get(delta.tool_call_id)
+        else:
+            texts = self._texts if isinstance(delta, TextMessageContentEvent) else self._thoughts
+            found = texts.get(delta.message_id)
         return None if found is None else found.parts
 
     def add(self, event: Event) -> None:
@@ -289,7 +296,10 @@ class Fold:
                 continue
             cut = mark is not None and (item.open or any(call.open or call.id in self._left for call in item.calls))
             marked = marked or cut
-            messages.append(_message(item, mark if mark is not None and cut else base))
+            message = _message(item, mark if mark is not None and cut else base)
+            if item.id in self._texts and self._texts[item.id] is not item and item.kind == "assistant":
+                message.id = f"{item.id}-call"  # a list of messages has each id once
+            messages.append(message)
         if mark is not None and not marked:
             last = messages[-1] if messages else None
             if isinstance(last, AssistantMessage):
@@ -311,7 +321,7 @@ class Fold:
 
     def mark(self) -> None:
         """Remember this point: `since_mark` tells what came after it."""
-        lengths = {id: sum(map(len, text.parts)) for id, text in self._texts.items()}
+        lengths = {id: sum(map(len, text.parts)) for id, text in self._growing()}
         calls = {id for id, call in self._calls.items() if not call.open}
         activities = {id: copy.deepcopy(activity.content) for id, activity in self._activities.items()}
         items = {item.id for item in self._items}
@@ -324,11 +334,15 @@ class Fold:
         messages = [item.id for item in self._items if item.id not in mark.items or item.id in half]
         cut = {
             id: mark.lengths[id]
-            for id, text in self._texts.items()
+            for id, text in self._growing()
             if id not in half and id in mark.lengths and sum(map(len, text.parts)) > mark.lengths[id]
         }
         calls = [id for id in self._calls if id not in mark.calls or id in half]
         return Void(message_ids=messages, tool_call_ids=calls, cut=cut)
+
+    def _growing(self) -> Iterator[tuple[str, _Text]]:
+        yield from self._texts.items()
+        yield from self._thoughts.items()
 
     @property
     def said(self) -> Void:
@@ -356,59 +370,77 @@ class Fold:
         self._items = [item for item in self._items if item.id not in messages]
         self._spoken = [text for text in self._spoken if text.id not in messages]
         for id in messages:
-            self._texts.pop(id, None)
-            self._activities.pop(id, None)
+            for known in (self._texts, self._thoughts, self._carriers, self._activities):
+                known.pop(id, None)
             self._own.discard(id)
         for id in calls:
             self._calls.pop(id, None)
-        for text in self._texts.values():
-            text.calls = [call for call in text.calls if call.id not in calls]
-        for id, chars in void.cut.items():
-            if (cut := self._texts.get(id)) is not None:
-                cut.parts[:] = ["".join(cut.parts)[:chars]]
+        for item in self._items:
+            if isinstance(item, _Text):
+                item.calls = [call for call in item.calls if call.id not in calls]
+        for id, text in self._growing():
+            if (chars := void.cut.get(id)) is not None:
+                text.parts[:] = ["".join(text.parts)[:chars]]
 
     # -- the events -------------------------------------------------------------------------------------------------
 
     def _text_start(self, event: TextMessageStartEvent) -> None:
         if event.message_id not in self._texts:
-            text = self._open(event.message_id, event.role or "assistant", event.name, event.subagent_run_id)
+            text = _Text(event.message_id, event.role or "assistant", event.name, event.subagent_run_id)
             text.continues = continued_by(event)
+            self._open(self._texts, text)
 
-    def _open(self, id: str, kind: str, name: str | None = None, subagent: str | None = None) -> _Text:
-        text = self._texts[id] = _Text(id, kind, name, subagent)
+    def _open(self, known: dict[str, _Text], text: _Text) -> _Text:
+        """Begin a message that is known by its id: those of each kind apart, as other kinds may have the same ids."""
+        known[text.id] = text
         self._items.append(text)
         return text
 
-    def _text_delta(self, event: TextMessageContentEvent | ReasoningMessageContentEvent) -> None:
+    def _text_delta(self, event: TextMessageContentEvent) -> None:
         text = self._texts.get(event.message_id)
         if text is not None:
             if not text.parts and text.kind == "assistant" and text not in self._spoken:
                 self._spoken.append(text)
             text.parts.append(event.delta)
 
-    def _text_end(self, event: TextMessageEndEvent | ReasoningMessageEndEvent) -> None:
+    def _text_end(self, event: TextMessageEndEvent) -> None:
         text = self._texts.get(event.message_id)
         if text is not None:
             text.open = False
 
     def _reasoning_start(self, event: ReasoningMessageStartEvent) -> None:
-        if event.message_id not in self._texts:
-            self._open(event.message_id, "reasoning", None, event.subagent_run_id or None)
+        if event.message_id not in self._thoughts:
+            self._open(self._thoughts, _Text(event.message_id, "reasoning", None, event.subagent_run_id or None))
+
+    def _reasoning_delta(self, event: ReasoningMessageContentEvent) -> None:
+        thought = self._thoughts.get(event.message_id)
+        if thought is not None:
+            thought.parts.append(event.delta)
+
+    def _reasoning_end(self, event: ReasoningMessageEndEvent) -> None:
+        thought = self._thoughts.get(event.message_id)
+        if thought is not None:
+            thought.open = False
 
     def _encrypted(self, event: ReasoningEncryptedValueEvent) -> None:
-        target = self._calls.get(event.entity_id) if event.subtype == "tool-call" else self._texts.get(event.entity_id)
+        id = event.entity_id
+        target: _Text | _Call | None = self._calls.get(id)
+        if event.subtype != "tool-call":
+            target = self._thoughts.get(id) or self._texts.get(id) or self._carriers.get(id)
         if target is not None:
             target.encrypted = event.encrypted_value
 
     def _call_start(self, event: ToolCallStartEvent) -> None:
         # One that was taken back and is said again has left the message that was made for it.
-        parent = self._texts.get(event.parent_message_id or event.tool_call_id)
+        named = event.parent_message_id
+        parent = self._texts.get(named) if named else self._carriers.get(event.tool_call_id)
         if parent is None:
             last = self._items[-1] if self._items else None
-            if event.parent_message_id is None and isinstance(last, _Text) and last.kind == "assistant":
+            if named is None and isinstance(last, _Text) and last.kind == "assistant":
                 parent = last
             else:
-                parent = self._open(event.parent_message_id or event.tool_call_id, "assistant")
+                known = self._texts if named else self._carriers
+                parent = self._open(known, _Text(named or event.tool_call_id, "assistant"))
                 parent.open = False
         call = self._calls[event.tool_call_id] = _Call(event.tool_call_id, event.tool_call_name)
         parent.calls.append(call)
@@ -480,6 +512,8 @@ class Fold:
     def _custom(self, event: CustomEvent) -> None:
         if event.name == RESTARTED:
             self._items, self._texts, self._calls, self._activities, self.state = [], {}, {}, {}, None
+            self._thoughts.clear()
+            self._carriers.clear()
             self._own.clear()
             self._spoken.clear()
             self._left.clear()
@@ -523,8 +557,8 @@ _HANDLERS: dict[type, Any] = {
     TextMessageContentEvent: Fold._text_delta,
     TextMessageEndEvent: Fold._text_end,
     ReasoningMessageStartEvent: Fold._reasoning_start,
-    ReasoningMessageContentEvent: Fold._text_delta,
-    ReasoningMessageEndEvent: Fold._text_end,
+    ReasoningMessageContentEvent: Fold._reasoning_delta,
+    ReasoningMessageEndEvent: Fold._reasoning_end,
     ReasoningEncryptedValueEvent: Fold._encrypted,
     ToolCallStartEvent: Fold._call_start,
     ToolCallArgsEvent: Fold._call_args,

@@ -107,6 +107,17 @@ for (const [name, [text, expected]] of Object.entries(CASES)) {
   test(`markdown: ${name}`, async () => assert.equal(await html(text), expected));
 }
 
+test("markdown: an outermost block goes where its first letter does; code, formulas and addresses say nothing", async () => {
+  const blocks = ["`a` $b$ שלום", "# \\(a\\) مرحبا", "- `a`\n  - שלום", "> ```\n> a\n> ```\n> שלום", "|1|שלום|\n|-|-|\n|a|b|", "[1](https://e.org) שלום", "123 שלום", "a שלום", "```\nשלום\n```", "$$\nש\n$$", "- a\n- שלום", "---", "1 + 1"];
+  for (const text of blocks.map((_, index) => blocks.slice(index).join("\n\n<!-- -->\n\n"))) {
+    for (const make of ["whole", "pieces"]) {
+      const found = await page.evaluate(([it, how]) => [...(how === "whole" ? whole(it) : pieces(it, [1, 3])).querySelectorAll("[dir]")].map((node) => `${node.localName} ${node.dir} ${node.parentNode.parentNode === null}`), [text, make]);
+      const expected = ["p", "h1", "ul", "blockquote", "div", "p", "p"].map((it) => `${it} rtl true`);
+      assert.deepEqual(found, expected.slice(blocks.length - text.split("<!-- -->").length), text);
+    }
+  }
+});
+
 test("markdown: each case streamed in pieces of any size ends as the whole", async () => {
   const failures = await page.evaluate(
     (texts) =>

@@ -286,6 +286,18 @@ atBoth("page: images of an answer are shown, those that the server keeps are fet
   assert.equal((await saving).suggestedFilename(), "kept.png");
 });
 
+test("page: beside a file stands what is wrong, and nothing while nothing is", async () => {
+  const value = { mimeType: "text/plain", name: "a.txt", blob: "gone", url: "/elsewhere/gone" };
+  server.script = () => [{ type: "CUSTOM", name: "gapless.file", value }, { type: "RUN_FINISHED", outcome: { type: "success" } }];
+  const page = await open();
+  await ask(page, "Save");
+  await turnIs(page, "finished");
+  assert.equal(await page.locator(".file .error").isVisible(), false);
+  await page.click("[data-testid=file-save]");
+  await page.locator(".file .error").waitFor();
+  assert.match(await page.locator(".file .error").innerText(), /cannot be fetched: 404/);
+});
+
 atBoth("page: artifacts of an answer are saved, also after a reload", async (size) => {
   const artifact = (name, version) => ({ type: "CUSTOM", name: "gapless.artifact", value: { name, version } });
   server.script = () => [artifact("user:notes/a b.txt", 1), artifact("plan.bin", 0), artifact("plan.bin", 0), artifact("gone.txt", 3), ...textScript("Kept.")];
@@ -596,6 +608,32 @@ test("page: an empty answer is said to be empty, and one of tools alone is not",
   assert.equal(await page.locator("[data-testid=empty]").count(), 1);
 });
 
+test("page: who listens hears that an answer is empty, or complete without words", async () => {
+  const end = { type: "RUN_FINISHED", outcome: { type: "success" } };
+  server.script = (message) => (message === "tool" ? [
+    { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "note" },
+    { type: "TOOL_CALL_RESULT", messageId: "m", toolCallId: "c", content: "ok" },
+    end,
+  ] : [end]);
+  const page = await open();
+  await ask(page, "nothing");
+  await textIs(page, "#live", "The answer is empty");
+  await ask(page, "tool");
+  await textIs(page, "#live", "The answer is complete");
+});
+
+test("page: nothing moves for who wants less motion", async () => {
+  server.script = () => [{ pause: "1" }, ...wordByWord("one two")];
+  const page = await open({ reducedMotion: "reduce" });
+  const moving = () => page.evaluate(() => document.getAnimations().map((it) => it.animationName));
+  await ask(page, "Count");
+  await page.waitForSelector(".turn.thinking");
+  assert.deepEqual(await moving(), []);
+  server.go("1");
+  await page.waitForSelector(".md.open");
+  assert.deepEqual(await moving(), []);
+});
+
 test("page: with several agents, one is chosen, and each answer says whose it is", async () => {
   server.agents = ["support", "<b>sales</b>"];
   const page = await open();
@@ -739,6 +777,24 @@ atBoth("page: conversations can be begun, opened and deleted", async (size) => {
   await page.waitForFunction(() => document.querySelectorAll("[data-testid=session]").length === 1);
   assert.deepEqual([...server.sessions.keys()], ["s1"]);
   assert.equal(await page.locator("#welcome").isVisible(), true);
+});
+
+atBoth("page: a conversation whose answer is coming, or whose question waits, is not deleted, and why is said in words", async (size) => {
+  server.script = (message) => (message === "ask" ? asking({ message: "Which?" }) : wordByWord("one two"));
+  const page = await open(size);
+  server.intercept = (request, response) => request.method === "DELETE" && Boolean(response.writeHead(409, { "content-type": "application/json" }).end('{"error":{"code":"session_busy","message":"session s1 has an active run, 7f: wait for it, or cancel it"}}'));
+  const says = { tell: "Not deleted. Its answer is still coming: stop it first.", ask: "Not deleted. Its question still waits: answer it, or stop it first." };
+  for (const [message, said] of Object.entries(says)) {
+    await beginAnew(page);
+    await ask(page, message);
+    await turnIs(page, message === "ask" ? "waiting" : "running");
+    await openList(page);
+    const first = page.locator("[data-testid=session]:has(.name)").filter({ hasText: message });
+    await first.filter({ hasText: message === "ask" ? "Asks you" : "Answering" }).waitFor();
+    for (const _ of ["asked", "sure"]) await first.locator("xpath=..").locator(".delete").click();
+    await textIs(page, "#alert", said);
+    if (size.isMobile) await page.keyboard.press("Escape");
+  }
 });
 
 atBoth("page: a conversation is renamed in the list, by mouse and by keyboard, also while it is answered", async (size) => {
@@ -1033,6 +1089,32 @@ test("page: fits a phone, and its list opens and closes", async () => {
   assert.equal(await page.locator("#sidebar").isVisible(), true);
   await page.keyboard.press("Escape");
   await page.waitForFunction(() => getComputedStyle(document.getElementById("sidebar")).visibility === "hidden");
+});
+
+test("page: at 320 pixels Escape gives the focus back to the list's button, and the field's text has room beside all buttons", async () => {
+  server.script = () => asking({ message: "Which?" });
+  for (const isMobile of [false, true]) {
+    const page = await open({ viewport: { width: 320, height: 640 }, isMobile, hasTouch: isMobile });
+    await page.locator("#menu").press("Enter");
+    await page.waitForFunction(() => document.activeElement.id === "new");
+    await page.keyboard.press("Escape");
+    await page.waitForFunction(() => getComputedStyle(document.getElementById("sidebar")).visibility === "hidden");
+    assert.equal(await page.evaluate(() => document.activeElement.id), "menu");
+    await ask(page, "Ask");
+    await turnIs(page, "waiting");
+    assert.deepEqual([await page.locator("#send").isVisible(), await page.locator("#stop").isVisible()], [true, true]);
+    const [room, wanted, lines] = await page.locator("#message").evaluate((field) => {
+      const drawing = document.createElement("canvas").getContext("2d");
+      const { font, lineHeight, paddingTop, paddingBottom } = getComputedStyle(field);
+      drawing.font = font;
+      const height = field.clientHeight - Number.parseFloat(paddingTop) - Number.parseFloat(paddingBottom);
+      return [field.clientWidth, drawing.measureText(field.placeholder).width, Math.round(height / Number.parseFloat(lineHeight))];
+    });
+    assert.ok(room >= wanted, `${wanted} pixels of text in ${room}`);
+    assert.equal(lines, 1);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 320);
+    await page.context().close();
+  }
 });
 
 test("page: nothing hinders who hears it or sees little, light and dark, at a desk and on a phone", async () => {

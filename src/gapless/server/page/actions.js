@@ -1,7 +1,7 @@
 /** What can be done with a turn: copy its answer, ask again, ask something else in its place, look at other versions. */
 
 import { copyFrom } from "./clipboard.js";
-import { el, onEnter, when } from "./dom.js";
+import { el, onEnter, onEscape, when } from "./dom.js";
 import { isSettled, textOf } from "./fold.js";
 
 export class TurnActions {
@@ -60,7 +60,7 @@ export function answerText({ items }) {
 
 /** A field in the place of a message. `onSend(text)` and `onLeave()` end it. */
 export function editor(text, { onSend, onLeave }) {
-  const field = el("textarea", { rows: "1", "aria-label": "Change the message", "data-testid": "edit-field" });
+  const field = el("textarea", { rows: "1", dir: "auto", "aria-label": "Change the message", "data-testid": "edit-field" });
   field.value = text;
   const leave = el("button", { type: "button", "data-testid": "edit-leave" }, "Leave it");
   const form = el("form", { class: "editing" }, field,
@@ -76,8 +76,7 @@ export function editor(text, { onSend, onLeave }) {
     if (field.value.trim()) onSend(field.value.trim());
     else field.focus();
   });
-  form.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape") return;
+  onEscape(form, (event) => {
     event.stopPropagation();
     onLeave();
   });

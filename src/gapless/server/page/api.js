@@ -43,15 +43,15 @@ function goToLogIn() {
   location.href = login.replaceAll("{next}", encodeURIComponent(location.href));
 }
 
-let leaving = async () => {};
+const leaving = [];
 
 /** Has `done()` done before the user logs out, or the key is forgotten. */
 export function beforeLeaving(done) {
-  leaving = done;
+  leaving.push(done);
 }
 
 async function leave() {
-  await Promise.race([leaving().catch(() => {}), new Promise((resolve) => setTimeout(resolve, LEAVE_MS))]);
+  await Promise.race([Promise.allSettled(leaving.map(async (done) => done())), new Promise((resolve) => setTimeout(resolve, LEAVE_MS))]);
 }
 
 /** A browser's WebSocket carries no key. */

@@ -5,14 +5,15 @@
 
 import { answerText } from "./actions.js";
 import { canTalk, chosenAgent, loadAgents, several, showAgent, whenListed } from "./agents.js";
-import { authorised, client, fetchFile, showAccess } from "./api.js";
+import { authorised, beforeLeaving, client, fetchFile, showAccess } from "./api.js";
 import { Attachments } from "./attach.js";
 import "./bell.js";
 import { lineOf, parentsOf, pathTo } from "./branches.js";
 import { copyFrom } from "./clipboard.js";
-import { $ } from "./dom.js";
+import { Drafts } from "./drafts.js";
+import { $, onEnter, onEscape } from "./dom.js";
 import { markdownOf, save } from "./export.js";
-import { applyEvent, isSettled, newView, viewOfMessages } from "./fold.js";
+import { applyEvent, askedIn, isEmpty, isSettled, newView, viewOfMessages } from "./fold.js";
 import { Line } from "./line.js";
 import { filesIn, textIn, withText } from "./message.js";
 import { offer, withdraw } from "./offer.js";
@@ -20,7 +21,7 @@ import { announce, awayIs, describe, reached, showAlert, showConnection } from "
 import { SessionList } from "./sessions.js";
 import { newId, SESSION, StreamError } from "./stream.js"; // of the npm package: `/static` serves both folders
 import { Talk } from "./talk.js";
-import { TurnView } from "./view.js";
+import { EMPTY_TEXT, TurnView } from "./view.js";
 
 /** A hidden page draws no frames: it catches up this often instead. */
 const HIDDEN_RENDER_MS = 250;
@@ -360,9 +361,11 @@ class Conversation {
     const { status, error, items } = turn.view;
     if (status === "failed") announce(`The answer was interrupted: ${error?.message ?? ""}`);
     else if (status === "cancelled") announce("Stopped");
+    else if (isEmpty(turn.view)) announce(EMPTY_TEXT);
     else {
       const text = answerText({ items });
-      announce(text.length > ANNOUNCED_CHARS_MAX ? "The answer is complete" : text);
+      const isSaid = text !== "" && text.length <= ANNOUNCED_CHARS_MAX; // it may be of calls or files alone
+      announce(isSaid ? text : "The answer is complete");
     }
   }
 
@@ -371,7 +374,7 @@ class Conversation {
       showAlert("");
       await authorised(() => client.answer(turn.runId, entries, { signal: this.signal }));
     } catch (error) {
-      showAlert(describe(error), awayIs(error));
+      if (!this.signal.aborted) showAlert(describe(error), awayIs(error));
       throw error;
     }
   }
@@ -400,10 +403,8 @@ class Conversation {
     announce("Sent");
     try {
       if (this.id === null) {
-        this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
+        await this.#create();
         showTitle(titleOf(textIn(message)));
-        remember(this.id);
-        this.connect();
       }
       // Kept until the server has it, so that a reload now does not lose the question.
       keepUnsent({ sessionId: this.id, runId, message, agent, after });
@@ -431,13 +432,18 @@ class Conversation {
     if (this.refused) await begin(this);
   }
 
+  async #create() {
+    this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
+    attachments.begun(this.id);
+    noteDraft(); // what is typed by now is this conversation's
+    drafts.forget(null);
+    remember(this.id);
+    this.connect();
+  }
+
   /** Begins a live run: a turn whose messages are all said in it. The caller speaks to it. */
   async call(runId, agent) {
-    if (this.id === null) {
-      this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
-      remember(this.id);
-      this.connect();
-    }
+    if (this.id === null) await this.#create();
     const turn = this.add(runId, "", agent);
     this.arrange();
     scrollToEnd();
@@ -446,7 +452,7 @@ class Conversation {
 }
 
 function questionOf({ interrupts }) {
-  return `A question for you: ${interrupts.map(({ message, reason }) => message ?? reason).join(" ")}`;
+  return `A question for you: ${interrupts.map(askedIn).join(" ")}`;
 }
 
 function groupBy(values, keyOf) {
@@ -472,7 +478,10 @@ function showTitle(title) {
 // The tab's one connection.
 
 const line = new Line({
-  onFeed: (change) => list.take(change),
+  onFeed: (change) => {
+    if (change.type === "deleted") forget(change.session_id);
+    list.take(change);
+  },
   onState: (state) => {
     lineState = state;
     if (state === "open") reached();
@@ -487,6 +496,7 @@ function connectToNone() {
 
 /** The conversation that is shown was deleted. */
 async function gone(which) {
+  forget(which.id);
   if (which !== conversation) return;
   await open(null);
   if (!deleting.has(which.id)) showAlert("That conversation no longer exists.");
@@ -512,8 +522,12 @@ function remember(sessionId) {
 
 async function open(sessionId) {
   endCall();
+  noteDraft();
   conversation.close();
   conversation = new Conversation(sessionId);
+  attachments.show(sessionId);
+  $("message").value = drafts.of(sessionId);
+  fitMessage();
   const opened = conversation;
   dirty.clear();
   $("messages").replaceChildren();
@@ -569,6 +583,7 @@ async function submit(message, runId, agent, after) {
     if ($("message").value === "") $("message").value = textIn(message);
     if (attachments.parts.length === 0) attachments.restore(filesIn(message));
     fitMessage();
+    noteDraft();
   }
 }
 
@@ -599,6 +614,28 @@ function runIdFor(message, agent) {
   return same ? unsent.runId : newId();
 }
 
+// What is typed and not sent: it stays with its conversation.
+
+const drafts = new Drafts();
+
+function noteDraft() {
+  drafts.keep(conversation.id, $("message").value);
+}
+
+/** Forgets what was to be sent to a conversation that is gone. */
+function forget(sessionId) {
+  if (sessionId === conversation.id) clearMessage();
+  drafts.forget(sessionId);
+  attachments.forget(sessionId);
+}
+
+$("message").value = drafts.of(null); // as for any other, open() keeps what is in the field
+$("message").addEventListener("input", noteDraft);
+beforeLeaving(() => {
+  drafts.clear();
+  sessionStorage.removeItem(UNSENT_ITEM);
+});
+
 // The list of sessions.
 
 const list = new SessionList({
@@ -624,10 +661,13 @@ async function removeSession(id) {
   } catch (error) {
     if (error?.status !== 404) {
       deleting.delete(id);
-      showAlert(describe(error), awayIs(error));
+      const asks = list.get(id)?.active_run_status === "waiting";
+      const busy = asks ? "Its question still waits: answer it, or stop it first." : "Its answer is still coming: stop it first.";
+      showAlert(error?.code === "session_busy" ? `Not deleted. ${busy}` : describe(error), awayIs(error));
       return false;
     }
   }
+  forget(id);
   announce("Deleted");
   return true;
 }
@@ -704,13 +744,7 @@ function fitMessage() {
 }
 
 $("message").addEventListener("input", fitMessage);
-$("message").addEventListener("keydown", (event) => {
-  // An input method's own Enter picks a word and must not send.
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    $("composer").requestSubmit();
-  }
-});
+onEnter($("message"), () => $("composer").requestSubmit());
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = $("message").value.trim();
@@ -734,6 +768,7 @@ const attachments = new Attachments({
 function clearMessage() {
   $("message").value = "";
   fitMessage();
+  noteDraft();
 }
 
 function send(text) {
@@ -792,8 +827,8 @@ $("mute").addEventListener("click", () => {
 
 $("message").addEventListener("input", withdraw);
 $("stop").addEventListener("click", () => conversation.stop());
-document.addEventListener("keydown", (event) => {
-  if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+onEscape(document, () => {
+  if (document.querySelector("dialog[open]")) return;
   if (!$("offer").hidden) withdraw();
   else if ($("more").open) closeMenu();
   else if (root.hasAttribute("data-sidebar")) showSidebar(false);
@@ -840,12 +875,13 @@ $("messages").addEventListener("click", ({ target }) => {
 });
 
 function showSidebar(shown) {
+  const holder = document.activeElement;
   root.toggleAttribute("data-sidebar", shown);
   $("menu").setAttribute("aria-expanded", String(shown));
   $("shade").hidden = !shown;
   $("sidebar").inert = narrow.matches && !shown;
   if (shown) $("new").focus();
-  else if (document.activeElement === document.body && narrow.matches) $("menu").focus();
+  else if (narrow.matches && (holder === document.body || $("sidebar").contains(holder))) $("menu").focus();
 }
 
 $("menu").addEventListener("click", () => showSidebar(!root.hasAttribute("data-sidebar")));

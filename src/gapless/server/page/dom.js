@@ -40,12 +40,25 @@ export function pretty(text) {
   }
 }
 
-/** Enter sends, as in the message field; Shift+Enter starts a line, and an input method's own Enter picks a word. */
+/** Enter sends, as in the message field; Shift+Enter starts a line. */
 export function onEnter(field, send) {
-  field.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  onKey(field, "Enter", (event) => {
+    if (event.shiftKey) return;
     event.preventDefault();
     send();
+  });
+}
+
+/** Has `leave(event)` called when Escape is pressed in this element. */
+export function onEscape(node, leave) {
+  onKey(node, "Escape", leave);
+}
+
+/** An input method's own Enter picks a word, and its own Escape leaves one: they are no keys of the page's. */
+function onKey(node, key, then) {
+  node.addEventListener("keydown", (event) => {
+    const composes = event.isComposing || event.keyCode === 229; // Safari says so of the key that ends it by the code alone
+    if (event.key === key && !composes) then(event);
   });
 }
 

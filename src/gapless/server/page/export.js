@@ -1,7 +1,7 @@
 /** A conversation as a file: Markdown to read, JSON with all that the server has of it. */
 
 import { el, pretty } from "./dom.js";
-import { textOf } from "./fold.js";
+import { askedIn, isEmpty, isSettled, textOf } from "./fold.js";
 import { filesIn, textIn } from "./message.js";
 
 /** The conversation as it is shown. `turns` are `{ message, agent, view }`. */
@@ -13,6 +13,9 @@ export function markdownOf(title, turns) {
     for (const item of view.items) parts.push(...itemParts(item));
     if (view.error) parts.push(`**${view.error.code}**: ${view.error.message ?? ""}`);
     else if (view.status === "cancelled") parts.push("*Stopped.*");
+    else if (view.status === "waiting") parts.push(...view.interrupts.map((one) => `*A question waits for an answer:* ${askedIn(one)}`));
+    else if (!isSettled(view.status)) parts.push("*The answer is still coming.*");
+    else if (isEmpty(view)) parts.push("*The answer is empty.*");
   }
   return `${parts.filter((part) => part !== "").join("\n\n")}\n`;
 }

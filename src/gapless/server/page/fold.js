@@ -46,6 +46,11 @@ export function isSettled(status) {
   return status === "finished" || status === "failed" || status === "cancelled" || status === "waiting";
 }
 
+/** True where a run has ended well and there is nothing to show of it. */
+export function isEmpty({ status, items }) {
+  return status === "finished" && items.every((item) => item.kind === "text" && textOf(item) === "");
+}
+
 /** Applies one event to a view, in place. Unknown events change nothing. Returns the item that changed, or null. */
 export function applyEvent(view, event) {
   return HANDLERS[event.type]?.(view, event) ?? null;
@@ -228,6 +233,11 @@ export function kindOf({ reason, responseSchema, metadata }) {
   if (responseSchema && Object.keys(responseSchema).length > 0) return "form";
   if (kind === "external") return "result";
   return kind !== "question" && APPROVING.test(reason ?? "") ? "approval" : "text";
+}
+
+/** What a question asks, in words. */
+export function askedIn({ message, reason }) {
+  return message ?? (reason ?? "question").replaceAll("_", " ");
 }
 
 function denies({ status, payload }) {

@@ -30,5 +30,5 @@ export function messageNode(content) {
     return el("span", { class: "attached" }, name);
   });
   const text = textIn(content);
-  return el("div", { class: "user", "data-testid": "user" }, ...(files.length ? [el("div", { class: "files" }, ...files)] : []), text);
+  return el("div", { class: "user", dir: "auto", "data-testid": "user" }, ...(files.length ? [el("div", { class: "files" }, ...files)] : []), text);
 }

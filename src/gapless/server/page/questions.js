@@ -5,7 +5,7 @@
  */
 
 import { el, freshId, onEnter, pretty } from "./dom.js";
-import { kindOf } from "./fold.js";
+import { askedIn, kindOf } from "./fold.js";
 import { SchemaForm, schemaLike } from "./schema-form.js";
 
 /** Characters of a call's arguments that are shown. */
@@ -13,14 +13,34 @@ const ARGUMENTS_CHARS_MAX = 20_000;
 /** Fields of an approval's schema that the form has a place of its own for. */
 const KNOWN = new Set(["approved", "editedArgs", "reason", "payload"]);
 
+/** The forms of so many runs are kept as they were filled in while other conversations are looked at. */
+const KEPT_MAX = 20;
+
+const kept = new Map(); // run id and what it asks → its Questions, those shown last at the end
+
+/** Makes the questions of a run that waits, or takes those that were shown before, where it still asks the same. */
+export function questionsOf(runId, interrupts, given) {
+  const key = JSON.stringify([runId, interrupts]);
+  const questions = kept.get(key) ?? new Questions(interrupts, given);
+  questions.onAnswer = given.onAnswer;
+  kept.delete(key);
+  kept.set(key, questions);
+  if (kept.size > KEPT_MAX) kept.delete(kept.keys().next().value);
+  return questions;
+}
+
+/** Forgets what was filled in, where the run does not wait for that any more. */
+export function forgetQuestions(questions) {
+  for (const [key, known] of kept) if (known === questions) kept.delete(key);
+}
+
 export class Questions {
   #forms;
   #entries = new Map(); // interrupt id → its entry
-  #onAnswer;
 
   /** `toolOf(id)` is the call of this id as `{ name, text }`, or undefined. `onAnswer(entries)` may throw: then all can be answered again. */
   constructor(interrupts, { toolOf, onAnswer }) {
-    this.#onAnswer = onAnswer;
+    this.onAnswer = onAnswer;
     const several = interrupts.length > 1;
     this.#forms = interrupts.map((it, index) => {
       const place = several ? `Question ${index + 1} of ${interrupts.length}` : "";
@@ -43,7 +63,8 @@ export class Questions {
       return;
     }
     try {
-      await this.#onAnswer([...this.#entries.values()]);
+      await this.onAnswer([...this.#entries.values()]);
+      forgetQuestions(this);
     } catch {
       this.#entries.clear();
       for (const form of this.#forms) form.reopen();
@@ -69,13 +90,13 @@ class QuestionForm {
     this.#interrupt = interrupt;
     this.#onEntry = onEntry;
     const askedId = freshId("asked");
-    const asked = interrupt.message ?? (interrupt.reason ?? "question").replaceAll("_", " ");
+    const asked = askedIn(interrupt);
     this.node = el("form", {
       class: "approval", tabindex: "-1", novalidate: true, "aria-labelledby": askedId, "data-testid": "approval",
       "data-kind": kindOf(interrupt), "data-interrupt-id": interrupt.id,
     });
     if (place) this.node.append(el("span", { class: "place" }, place));
-    this.node.append(el("p", { id: askedId }, asked));
+    this.node.append(el("p", { id: askedId, dir: "auto" }, asked));
     if (interrupt.expiresAt && !Number.isNaN(Date.parse(interrupt.expiresAt))) {
       this.node.append(el("p", { class: "hint" }, `To be answered until ${new Date(interrupt.expiresAt).toLocaleString()}.`));
     }
@@ -128,7 +149,7 @@ class QuestionForm {
     const edited = properties.editedArgs ? this.#editor(metadata?.arguments ?? parsedObject(call?.text), shown) : () => ({});
     const details = this.#details(properties, metadata);
     const reason = properties.reason
-      ? el("input", { type: "text", class: "why", "aria-label": "Reason for a denial (optional)", placeholder: "Why not? (optional)", autocomplete: "off", "data-testid": "deny-reason" })
+      ? el("input", { type: "text", class: "why", dir: "auto", "aria-label": "Reason for a denial (optional)", placeholder: "Why not? (optional)", autocomplete: "off", "data-testid": "deny-reason" })
       : null;
     const approve = (button) => {
       const [args, more] = [edited(), details()];
@@ -217,7 +238,7 @@ class QuestionForm {
   }
 
   #text() {
-    const field = el("textarea", { rows: "2", "aria-label": "Your answer", "data-testid": "answer-text" });
+    const field = el("textarea", { rows: "2", dir: "auto", "aria-label": "Your answer", "data-testid": "answer-text" });
     const send = (button) => {
       const text = field.value.trim();
       if (text) this.#answer(button, "resolved", text);
@@ -233,7 +254,7 @@ class QuestionForm {
   #result(tool) {
     const { metadata } = this.#interrupt;
     const call = tool ?? { name: metadata?.toolName ?? "", text: JSON.stringify(metadata?.arguments ?? {}) };
-    const field = el("textarea", { rows: "2", "aria-label": "The result, as text or JSON", placeholder: "The result, as text or JSON", "data-testid": "answer-text" });
+    const field = el("textarea", { rows: "2", dir: "auto", "aria-label": "The result, as text or JSON", placeholder: "The result, as text or JSON", "data-testid": "answer-text" });
     const send = (button) => {
       const text = field.value.trim();
       if (text) this.#answer(button, "resolved", parsedObject(text) ?? text);

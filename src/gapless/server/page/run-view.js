@@ -156,7 +156,7 @@ export class RunView {
       journal: el("details", { id: "journal", "data-testid": "journal" }, el("summary", {}, "Its journal, event by event")),
     };
     parts.journal.addEventListener("toggle", () => parts.journal.open && this.#events(run.id, parts.journal), { once: true });
-    const title = el("h2", { tabindex: "-1" }, run.message || "(no text)");
+    const title = el("h2", { tabindex: "-1", dir: "auto" }, run.message || "(no text)");
     this.#node.replaceChildren(
       this.#back(),
       el("header", {}, title, parts.status),

@@ -251,7 +251,7 @@ function put(run, before) {
   let row = rows.get(run.id);
   if (row === undefined) {
     const status = el("span", { class: "status" });
-    const message = el("span", { class: "message" });
+    const message = el("span", { class: "message", dir: "auto" });
     const time = el("time");
     const about = el("span", { class: "about" });
     const link = el("a", { href: `#${encodeURIComponent(run.id)}`, "data-testid": "row" }, status, message, time, about);

@@ -122,16 +122,16 @@ class Frame {
     this.#controls = controls;
     this.#problem = el("p", { class: "problem", id: problemId, hidden: true });
     const title = [titleOf(ctx), required || inline ? null : el("span", { class: "optional" }, " (optional)")];
-    const hint = schema.description ? el("p", { class: "hint", id: hintId }, schema.description) : null;
+    const hint = schema.description ? el("p", { class: "hint", id: hintId, dir: "auto" }, schema.description) : null;
     const told = hint ? `${hintId} ${problemId}` : problemId;
     if (group) {
-      this.node = el("fieldset", { class: "field", "aria-describedby": told }, el("legend", {}, ...title), hint);
+      this.node = el("fieldset", { class: "field", "aria-describedby": told }, el("legend", { dir: "auto" }, ...title), hint);
     } else {
       const id = freshId("field");
       controls[0].id = id;
       controls[0].setAttribute("aria-describedby", told);
       if (required && !inline) controls[0].setAttribute("aria-required", "true");
-      const label = el("label", { for: id, id: labelId }, ...title);
+      const label = el("label", { for: id, id: labelId, dir: "auto" }, ...title);
       this.node = el("div", { class: inline ? "field inline" : "field" }, ...(inline ? [controls[0], label] : [label]), hint);
     }
     this.node.dataset.field = ctx.name;
@@ -185,7 +185,7 @@ function textField(ctx) {
   const type = INPUT_TYPES[format] ?? "text";
   const text = value === undefined || value === null ? "" : String(value);
   const long = type === "text" && ((maxLength !== Infinity && maxLength > LINE_CHARS_MAX) || text.includes("\n") || text.length > LINE_CHARS_MAX / 2);
-  const control = long ? el("textarea", { rows: "3" }) : el("input", { type, autocomplete: "off" });
+  const control = long ? el("textarea", { rows: "3", dir: "auto" }) : el("input", { type, dir: type === "text" ? "auto" : null, autocomplete: "off" });
   if (long) onEnter(control, () => control.form?.requestSubmit());
   control.value = format === "date-time" && text ? localTime(text) : text;
   return parsed(ctx, control, (entered) => {
@@ -261,7 +261,7 @@ function radioField(ctx, choices, chosen) {
   const name = freshId("choice");
   const radios = choices.map((_, index) => el("input", { type: "radio", name, value: index, checked: index === chosen }));
   const frame = new Frame(ctx, radios, { group: true });
-  const labels = choices.map(({ label }, index) => el("label", { class: "option" }, radios[index], label));
+  const labels = choices.map(({ label }, index) => el("label", { class: "option", dir: "auto" }, radios[index], label));
   return {
     node: frame.with(el("div", { class: "options" }, ...labels)),
     empty: () => !radios.some((radio) => radio.checked),
@@ -281,7 +281,7 @@ function choicesField(ctx, choices) {
   const before = Array.isArray(ctx.value) ? ctx.value : [];
   const boxes = choices.map(({ value }) => el("input", { type: "checkbox", checked: before.includes(value) }));
   const frame = new Frame(ctx, boxes, { group: true });
-  const labels = choices.map(({ label }, index) => el("label", { class: "option" }, boxes[index], label));
+  const labels = choices.map(({ label }, index) => el("label", { class: "option", dir: "auto" }, boxes[index], label));
   const taken = () => choices.filter((_, index) => boxes[index].checked).map(({ value }) => value);
   return {
     node: frame.with(el("div", { class: "options" }, ...labels)),

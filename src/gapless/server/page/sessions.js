@@ -3,7 +3,7 @@
  * for those that are in sight, or near it: thousands of rows would cost a phone a second at each click.
  */
 
-import { $, el, onEnter, when } from "./dom.js";
+import { $, el, onEnter, onEscape, when } from "./dom.js";
 
 /** So long nothing more is typed before it is searched for. */
 const TYPED_MS = 250;
@@ -47,8 +47,8 @@ export class SessionList {
       clearTimeout(this.#typing);
       this.#typing = setTimeout(() => this.#want({ q: $("search").value.trim() || undefined }), TYPED_MS);
     });
-    $("search").addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || $("search").value === "") return;
+    onEscape($("search"), (event) => {
+      if ($("search").value === "") return;
       event.stopPropagation();
       $("search").value = "";
       clearTimeout(this.#typing);
@@ -254,12 +254,12 @@ export class SessionList {
 }
 
 class Entry {
-  #name = el("span", { class: "name" });
+  #name = el("span", { class: "name", dir: "auto" });
   #time = el("time");
   #button;
   #pencil = el("button", { type: "button", class: "icon rename", "data-testid": "rename-session" }, "✎");
   #title = "";
-  #found = el("span", { class: "found", hidden: true });
+  #found = el("span", { class: "found", dir: "auto", hidden: true });
   #record = null; // what is shown
 
   constructor(id, onRemove, onRename) {
@@ -283,7 +283,7 @@ class Entry {
    * `moved` elsewhere. Enter and going elsewhere keep what was typed, Escape does not.
    */
   typed(title) {
-    const field = el("input", { class: "title", "aria-label": `Title of ${this.#title}`, maxlength: "200", autocomplete: "off", enterkeyhint: "done", "data-testid": "title-field" });
+    const field = el("input", { class: "title", dir: "auto", "aria-label": `Title of ${this.#title}`, maxlength: "200", autocomplete: "off", enterkeyhint: "done", "data-testid": "title-field" });
     field.value = title;
     const parts = [...this.node.children];
     this.node.replaceChildren(field);
@@ -299,8 +299,7 @@ class Entry {
       const onBlur = () => document.hasFocus() && end(true, true); // not when the window is left: one comes back
       field.addEventListener("blur", onBlur);
       onEnter(field, () => end(true));
-      field.addEventListener("keydown", (event) => {
-        if (event.key !== "Escape") return;
+      onEscape(field, (event) => {
         event.stopPropagation();
         end(false);
       });

@@ -6,11 +6,11 @@
 import { editor, TurnActions } from "./actions.js";
 import { copyFrom } from "./clipboard.js";
 import { el, pretty } from "./dom.js";
-import { isSettled, textOf } from "./fold.js";
+import { isEmpty, isSettled, textOf } from "./fold.js";
 import { setFormula } from "./formulas.js";
 import { MarkdownStream } from "./markdown.js";
 import { messageNode, textIn, withText } from "./message.js";
-import { Questions } from "./questions.js";
+import { forgetQuestions, questionsOf } from "./questions.js";
 
 /** How long a frame may read Markdown: what is left of it is for layout. A long text goes on in the next one. */
 const SLICE_MS = 8;
@@ -29,6 +29,8 @@ const STATUS_TEXTS = {
   cancelled: "Stopped",
 };
 
+export const EMPTY_TEXT = "The answer is empty";
+
 export class TurnView {
   #items = new Map(); // key → the object that shows the item
   #body;
@@ -38,6 +40,7 @@ export class TurnView {
   #asked = null;
   #onAsk;
   #status = null;
+  #interrupts = null;
   /** What the run asks while it waits, or null. */
   questions = null;
 
@@ -104,8 +107,10 @@ export class TurnView {
       }
       shown.update(item);
     }
-    if (view.status !== this.#status) {
+    // A run that asks again at once may be seen waiting both times, and not in between.
+    if (view.status !== this.#status || view.interrupts !== this.#interrupts) {
       this.#status = view.status;
+      this.#interrupts = view.interrupts;
       this.node.dataset.status = view.status;
       this.#showFoot(view);
       this.#actions.update(view);
@@ -138,13 +143,14 @@ export class TurnView {
     if (isSettled(view.status) && text) parts.push(el("span", { class: `badge ${view.status}` }, text));
     if (view.error) {
       parts.push(
-        el("p", { class: "error", "data-testid": "run-error", "data-code": view.error.code },
+        el("p", { class: "error", dir: "auto", "data-testid": "run-error", "data-code": view.error.code },
           el("code", {}, view.error.code), " ", view.error.message ?? ""),
       );
     }
-    if (view.status === "finished" && view.items.every((item) => item.kind === "text" && textOf(item) === "")) {
-      parts.push(el("span", { class: "badge", "data-testid": "empty" }, "The answer is empty"));
+    if (isEmpty(view)) {
+      parts.push(el("span", { class: "badge", "data-testid": "empty" }, EMPTY_TEXT));
     }
+    forgetQuestions(this.questions);
     this.questions = view.status === "waiting" ? this.#ask(view) : null;
     if (this.questions) parts.push(...this.questions.nodes);
     const focused = this.#foot.contains(document.activeElement);
@@ -157,7 +163,7 @@ export class TurnView {
       const item = byKey.get(`tool:${id}`);
       return item && { name: item.name, text: textOf(item) };
     };
-    return new Questions(interrupts, { toolOf, onAnswer: (entries) => this.onAnswer(entries) });
+    return questionsOf(this.node.dataset.runId, interrupts, { toolOf, onAnswer: (entries) => this.onAnswer(entries) });
   }
 }
 
@@ -304,7 +310,7 @@ function stateOf({ open, interrupted, waits, denied, result, failed }) {
 
 class ShowStep {
   constructor(item) {
-    this.node = el("p", { class: "step", "data-testid": "step" }, el("span", { class: "tick", "aria-hidden": "true" }), item.name);
+    this.node = el("p", { class: "step", dir: "auto", "data-testid": "step" }, el("span", { class: "tick", "aria-hidden": "true" }), item.name);
   }
 
   update(item) {
@@ -319,7 +325,7 @@ class ShowSubagent {
   constructor(item) {
     this.inside = el("div", { class: "inside" });
     this.node = el("section", { class: "subagent", "data-testid": "subagent", "aria-label": `Subagent ${item.name}` },
-      el("p", { class: "who" }, el("span", { class: "tick", "aria-hidden": "true" }), el("strong", {}, item.name),
+      el("p", { class: "who", dir: "auto" }, el("span", { class: "tick", "aria-hidden": "true" }), el("strong", {}, item.name),
         item.description ? ` ${item.description}` : ""),
       this.inside);
   }
@@ -336,7 +342,7 @@ class ShowSubagent {
 
 class ShowNotice {
   constructor(item) {
-    this.node = el("p", { class: "notice", "data-testid": "notice", "data-code": item.code }, item.message || item.code);
+    this.node = el("p", { class: "notice", dir: "auto", "data-testid": "notice", "data-code": item.code }, item.message || item.code);
   }
 
   update() {}
@@ -360,14 +366,20 @@ class ShowFile {
   }
 
   #fetched = null;
-  #problem = el("span", { class: "error" });
+  #problem = el("span", { class: "error", hidden: true });
+
+  /** Says what is wrong, or "" for nothing. */
+  #say(text) {
+    this.#problem.textContent = text;
+    this.#problem.hidden = text === "";
+  }
 
   async #fetch(item, turn) {
     try {
-      this.#problem.textContent = "";
+      this.#say("");
       return URL.createObjectURL(await turn.fetchFile(item));
     } catch (error) {
-      this.#problem.textContent = ` cannot be fetched: ${error.message}`;
+      this.#say(` cannot be fetched: ${error.message}`);
       this.#fetched = null;
       return null;
     }
