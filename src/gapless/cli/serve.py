@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import signal
 import sys
@@ -23,9 +24,9 @@ from gapless.cli.bounds import (
     limits_of,
     notify_of,
 )
-from gapless.cli.terminal import clean, say
+from gapless.cli.terminal import clean, raised_on_import, say
 from gapless.config import ConnectionLimits
-from gapless.errors import UsageError
+from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
     import socket
@@ -37,10 +38,14 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+EXIT_FAILURE = 1
+"""Not uvicorn's own code for this, at which its supervisor would end the other processes, which serve."""
 LEASE_S, RETENTION_DAYS = 10.0, 7.0
 RETENTION_DAYS_MAX = 1000 * 365.0
 """Longer is for good."""
 DAY_S = 24 * 3600.0
+
+log = logging.getLogger("gapless.serve")
 
 
 def serve(
@@ -274,6 +279,21 @@ def make_worker_app(settings: Settings, workers: int, replacing: Replacing) -> F
     if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all that run in it; this is the parent's matter
     log_to_stderr(settings.log_level, settings.log_format)
-    app = make_app(settings, load_agents(list(settings.agents)))
+    try:
+        app = make_app(settings, load_agents(list(settings.agents)))
+    except Exception as error:  # past here it is a traceback on standard error, which is no line of the log
+        _say_not_started(error)
+        sys.exit(EXIT_FAILURE)
     app.state.siblings, app.state.replacing = workers - 1, replacing
     return app
+
+
+def _say_not_started(error: Exception) -> None:
+    """Log what a process does not start for, in one record, as the command says it at its start: as a rule the agents'
+    code has changed since."""
+    if not isinstance(error, GaplessError):
+        log.error("this process does not start: unexpected %s: %s", type(error).__name__, error, exc_info=error)
+        return
+    debug = log.isEnabledFor(logging.DEBUG)
+    hint = "; --log-level debug shows the traceback" if raised_on_import(error) and not debug else ""
+    log.error("this process does not start: %s%s", error.message, hint, exc_info=error if debug else None)
