@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import resource
 import signal
@@ -21,6 +22,7 @@ from gapless.cli.listen import DESCRIPTORS_KEPT, server_config
 from gapless.client import Cut, GaplessClient
 from gapless.config import ConnectionLimits
 from gapless.events import RunFinishedEvent, TextMessageContentEvent
+from tests.cli.conftest import COMMAND
 from tests.support import preloaded
 from tests.support.waiting import WAIT_S, until
 
@@ -385,3 +387,36 @@ async def test_a_replacement_that_does_not_start_or_does_is_told_in_the_logs_for
     end = "serves in this one's place" if workers == "1" else "all 2 processes are replaced"
     await until(lambda: said()[-1].endswith(end), "it is replaced")
     assert serving.stop() == 0
+
+
+@pytest.mark.parametrize("output", ["nobody reads", "full"])
+def test_a_banner_that_nobody_takes_does_not_end_the_server(
+    environment: dict[str, str], agents: str, tmp_path: Path, output: str
+) -> None:
+    out = os.open("/dev/full", os.O_WRONLY)
+    if output == "nobody reads":
+        os.close(out)
+        reader, out = os.pipe()
+        os.close(reader)
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        process = preloaded.Popen(
+            [*COMMAND, "serve", f"{agents}:words", "--port", "0", "--store", "memory://"],
+            stdout=out,
+            stderr=errors,
+            env=environment,
+            cwd=tmp_path,
+        )
+    os.close(out)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while (found := re.search(r"takes nothing .* goes on, at (http\S+)", log.read_text())) is None:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert answers(found[1] + "/health").json() == {"status": "ok"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()
