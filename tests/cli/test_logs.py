@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,28 @@ def test_a_stream_that_a_worker_leaves_as_it_stops_is_no_error(tmp_path: Path) -
     file.write_text(ON_PURPOSE, encoding="utf-8")
     (line,) = ran(file).stderr.splitlines()
     assert line.endswith("something else")
+
+
+NOT_STARTING = """
+import sys, uvicorn
+from gapless import Runner, create_app
+from gapless.cli.logs import log_to_stderr
+
+log_to_stderr(sys.argv[1], "json")
+app = create_app(Runner(lambda message: message, store="sqlite:////no/such/folder/x.db"))
+uvicorn.run(app, port=0, log_config=None)
+"""
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_a_store_that_keeps_a_server_from_starting_is_one_record(tmp_path: Path, level: str) -> None:
+    file = tmp_path / "not_starting.py"
+    file.write_text(NOT_STARTING, encoding="utf-8")
+    log = preloaded.run([sys.executable, file, level], capture_output=True, text=True, timeout=HANG_S, check=False)
+    errors = [one for one in map(json.loads, log.stderr.splitlines()) if one["level"] == "error"]
+    message = errors[0]["message"]
+    assert message.startswith("this process does not start: store /no/such/folder/x.db: the folder ") == (
+        level == "info"
+    )
+    assert ("Traceback" in message) == (level == "debug")
+    assert [one["message"] for one in errors[1:]] == ["Application startup failed. Exiting."]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import resource
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,9 @@ from gapless.cli.listen import DESCRIPTORS_KEPT, server_config
 from gapless.client import Cut, GaplessClient
 from gapless.config import ConnectionLimits
 from gapless.events import RunFinishedEvent, TextMessageContentEvent
-from tests.support.waiting import WAIT_S
+from tests.cli.conftest import COMMAND
+from tests.support import preloaded
+from tests.support.waiting import WAIT_S, until
 
 KEY = "0123456789abcdef"
 
@@ -355,3 +359,64 @@ def test_a_file_is_no_unix_socket(run: Any, agents: str, socket_path: Path) -> N
     refused = run("serve", f"{agents}:words", "--uds", str(socket_path), "--store", "memory://")
     assert "it is a file; choose another path" in refused.stderr
     assert socket_path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_replacement_that_does_not_start_or_does_is_told_in_the_logs_format(
+    server: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    monkeypatch.setattr(preloaded, "Popen", subprocess.Popen)  # its successors are started afresh, so it is too
+    code, good = tmp_path / "mine.py", "async def agent(message):\n    yield 'all'\n"
+    code.write_text(good)
+    serving = server(f"{code}:agent", "--port", "0", "--workers", workers, "--log-format", "json")
+    await until(lambda: answers(serving.url + "/ready").status_code == 200, "it serves")
+
+    def said() -> list[str]:
+        return [json.loads(line)["message"] for line in serving.log.read_text().splitlines()]
+
+    code.write_text(good + "syntax error here\n")
+    serving.process.send_signal(signal.SIGHUP)
+    await until(lambda: any("ended with exit code 1" in one for one in said()), "the new process is given up")
+    (why,) = [one for one in said() if "SyntaxError" in one]
+    assert why.startswith(f"this process does not start: agent file {code} does not import: SyntaxError")
+    assert why.endswith("; --log-level debug shows the traceback")
+    assert said()[-1].endswith("this one goes on" if workers == "1" else "0 of 2 are replaced")
+    assert answers(serving.url + "/ready").status_code == 200, "what serves goes on"
+    code.write_text(good)
+    serving.process.send_signal(signal.SIGHUP)
+    end = "serves in this one's place" if workers == "1" else "all 2 processes are replaced"
+    await until(lambda: said()[-1].endswith(end), "it is replaced")
+    assert serving.stop() == 0
+
+
+@pytest.mark.parametrize("output", ["nobody reads", "full"])
+def test_a_banner_that_nobody_takes_does_not_end_the_server(
+    environment: dict[str, str], agents: str, tmp_path: Path, output: str
+) -> None:
+    out = os.open("/dev/full", os.O_WRONLY)
+    if output == "nobody reads":
+        os.close(out)
+        reader, out = os.pipe()
+        os.close(reader)
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        process = preloaded.Popen(
+            [*COMMAND, "serve", f"{agents}:words", "--port", "0", "--store", "memory://"],
+            stdout=out,
+            stderr=errors,
+            env=environment,
+            cwd=tmp_path,
+        )
+    os.close(out)
+    try:
+        deadline = time.monotonic() + WAIT_S
+        while (found := re.search(r"takes nothing .* goes on, at (http\S+)", log.read_text())) is None:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert answers(found[1] + "/health").json() == {"status": "ok"}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=WAIT_S) == 0
+    finally:
+        process.kill()
+        process.wait()

@@ -188,7 +188,8 @@ def test_another_file_may_be_named_and_none_is_needed(served: list[Settings]):
         ("drain = -1", "drain: Input should be greater than or equal to 0"),
         ("drain = [1]", "drain is one value, not a list"),
         ("retention = nan", "retention: Input should be greater than or equal to 0.001"),
-        ("workers = true", "workers is neither true nor false"),
+        ("workers = true", "workers is neither true nor false: write a number"),
+        ("cors_origin = 'x'", "--cors-origin 'x': browsers send an origin as https://x"),
         ("cors_origin = [1]", "cors_origin is a list of strings"),
         ("[store]\nurl = 'x'", "store is no table"),
         ("drain 5", "is no TOML: "),
@@ -217,3 +218,58 @@ def test_a_file_that_is_not_there(served: list[Settings]):
     result = serve("--settings-file", "none.toml")
     assert (result.exit_code, served) == (2, [])
     assert "settings file none.toml: No such file or directory" in result.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("GAPLESS_DRAIN", "x", "Invalid value for GAPLESS_DRAIN: "),
+        ("GAPLESS_LIMIT", "nosuch=1", "GAPLESS_LIMIT 'nosuch=1': there is no such limit"),
+        ("GAPLESS_LOG_LEVEL", "loud", "GAPLESS_LOG_LEVEL 'loud': it is one of"),
+        ("GAPLESS_CORS_ORIGIN", "x", "GAPLESS_CORS_ORIGIN 'x': browsers"),
+        ("GAPLESS_OPERATOR", "ghost", "GAPLESS_OPERATOR ghost: there are no keys"),
+    ],
+)
+def test_what_is_wrong_in_a_variable_is_said_by_its_name(served: list[Settings], variable: str, value: str, said: str):
+    result = serve(**{variable: value})
+    assert (result.exit_code, served) == (2, [])
+    assert result.output.startswith(f"Error: {said}")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--path-prefix", "agents"),
+        ("--login-url", "notaurl"),
+        ("--logout-url", "notaurl"),
+        ("--cancel-on-hang-up", "nosuch"),
+        ("--cors-origin", "app.example.com"),
+        ("--allowed-host", "http://x/"),
+        ("--setting", "temprature=1"),
+    ],
+)
+def test_what_cannot_be_is_said_by_the_options_name_and_before_anything_is_served(
+    served: list[Settings], arguments: tuple[str, str]
+):
+    result = serve(*arguments)
+    assert (result.exit_code, served) == (2, [])
+    assert result.output.startswith(f"Error: {arguments[0]}")
+    assert result.output.count("\n") == 1
+
+
+def test_an_operator_is_somebody_with_a_key(served: list[Settings]):
+    keys = {"GAPLESS_API_KEYS": "alice=0123456789abcdef"}
+    refused = serve("--operator", "ghost", **keys)
+    assert refused.output == "Error: --operator ghost: GAPLESS_API_KEYS has no key of that name, but alice\n"
+    assert serve("--operator", "alice", **keys).exit_code == 0
+    assert serve("--operator", "anonymous").exit_code == 0, "everybody, where there are no keys"
+
+
+def test_a_misspelt_variable_is_told_once_without_its_value(served: list[Settings], caplog: pytest.LogCaptureFixture):
+    assert serve(GAPLESS_RETENTON="1secret", GAPLESS_FOO="2", GAPLESS_MODEL_NAME="x", GAPLESS_DRAIN="3").exit_code == 0
+    assert caplog.messages == ["the variable GAPLESS_RETENTON says nothing here: did you mean GAPLESS_RETENTION?"]
+
+
+def test_a_unix_sockets_address_is_a_path_and_what_is_under_it_is_said_apart(served: list[Settings], tmp_path: Path):
+    lines = serve("--uds", "x.sock", "--path-prefix", "/agents").output.splitlines()
+    assert lines[:2] == [f"socket  unix:{tmp_path / 'x.sock'}", "under   /agents/"]

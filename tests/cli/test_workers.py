@@ -102,3 +102,30 @@ def test_how_a_worker_ended_is_told(exitcode: int, silent_s: float, words: str):
     supervisor = object.__new__(workers._Supervisor)  # nothing of it runs
     supervisor.config = uvicorn.Config("none:none", timeout_worker_healthcheck=30)
     assert supervisor._end(cast("Any", Gone(exitcode)), silent_s) == words
+
+
+class NotServing(Gone):
+    """A new process that was waited for in vain."""
+
+    def __init__(self, exitcode: int | None) -> None:
+        super().__init__(exitcode)
+        self.process, self.ended = self, 0
+
+    def join(self, timeout: float | None = None) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.ended += 1
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "words"),
+    [
+        (None, "the new process 4711 did not serve within 30 s and was killed"),
+        (1, "the new process 4711 ended with exit code 1, the lines above say why"),
+    ],
+)
+def test_why_a_new_process_does_not_serve_is_told(exitcode: int | None, words: str):
+    process = NotServing(exitcode)
+    assert workers.failed_start(cast("Any", process), 30) == words
+    assert process.ended == 1

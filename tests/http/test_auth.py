@@ -214,6 +214,16 @@ def test_keys_have_a_length(monkeypatch: pytest.MonkeyPatch):
     assert "short" not in str(caught.value).replace("shorter", ""), "a key is not for messages"
 
 
+@pytest.mark.parametrize(
+    ("keys", "who"), [(f"alice={ALICE},bob={ALICE}", "alice and bob"), (f"alice={ALICE},{ALICE}", "alice and key-")]
+)
+def test_two_users_with_one_key_are_refused(monkeypatch: pytest.MonkeyPatch, keys: str, who: str):
+    monkeypatch.setenv("GAPLESS_API_KEYS", keys)
+    with pytest.raises(UsageError, match=f"{who}.* have the same key") as caught:
+        keys_from_environment()
+    assert ALICE not in str(caught.value), "a key is not for messages"
+
+
 @pytest.mark.parametrize("keys", ["", " , ", ","])
 def test_a_setting_without_keys_does_not_open_the_server(monkeypatch: pytest.MonkeyPatch, keys: str):
     monkeypatch.setenv("GAPLESS_API_KEYS", keys)

@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from gapless import __version__
 from gapless.cli import answer, chat, client, demo, doctor, listing, model, notices, push_keys, runs, serve, timeline
 from gapless.cli.logs import log_to_stderr
-from gapless.cli.settings_file import ENVIRONMENT
+from gapless.cli.settings_file import ENVIRONMENT, place_of, variable_of
 from gapless.cli.terminal import raised_on_import, say_error
 from gapless.errors import AgentNotFound, GaplessError, InputInvalid, NotAuthenticated, UsageError
 
@@ -38,7 +38,11 @@ class _Commands(TyperGroup):
         except TyperException as error:  # what was typed; typer would draw a box
             context = getattr(error, "ctx", None)
             command = context.command_path if context is not None else "gapless"
-            if message := error.format_message().removesuffix("."):  # none where help was shown instead
+            message = error.format_message().removesuffix(".")
+            param = getattr(error, "param", None)
+            if context is not None and param is not None and place_of(context, param.name) == "ENVIRONMENT":
+                message = message.replace(f"'--{param.name.replace('_', '-')}'", variable_of(param.name))
+            if message:  # none where help was shown instead
                 say_error(f"{message}; `{command} --help` shows what it takes")
             code = error.exit_code
         if standalone:

@@ -81,7 +81,9 @@ def config_of(options: list[str], settings: list[str]) -> RunConfig:
     model's settings. Values are JSON, or text as it is. Raises `UsageError`."""
     fields = tuple(name for name in RunConfig.__struct_fields__ if name != "model_settings")
     found: dict[str, Any] = dict(_value("config", option, fields) for option in options)
-    found["model_settings"] = dict(_value("setting", option) for option in settings)
+    found["model_settings"] = model = dict(_value("setting", option) for option in settings)
+    for name in model:
+        _check_spelt("setting", name)
     return _converted("config", found, RunConfig)
 
 
@@ -104,11 +106,15 @@ def client_settings_of(options: list[str]) -> frozenset[str]:
     for name in options:
         if not name.isidentifier():
             raise UsageError(f"--client-setting {name!r}: write the name of one setting, usual, or none")
-        near = difflib.get_close_matches(name, [*CLIENT_SETTINGS, "usual", "model"], 1, NEAR)
-        if near and near[0] != name:
-            raise UsageError(f"--client-setting {name}: there is no such setting; did you mean {near[0]}?")
+        _check_spelt("client-setting", name, "usual")
         found |= CLIENT_SETTINGS if name == "usual" else set() if name == "none" else {name}
     return frozenset(found)
+
+
+def _check_spelt(option: str, name: str, *more: str) -> None:
+    near = difflib.get_close_matches(name, [*CLIENT_SETTINGS, "model", *more], 1, NEAR)
+    if near and near[0] != name:
+        raise UsageError(f"--{option} {name}: there is no such setting; did you mean {near[0]}?")
 
 
 def _named(option: str, text: str, known: tuple[str, ...] | None = None) -> tuple[str, str]:

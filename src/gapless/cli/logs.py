@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import time
@@ -24,6 +25,9 @@ _ON_PURPOSE = (
 )
 """What uvicorn takes for a program's mistake: a WebSocket that is refused with a status, as it should be, and a stream
 that is left without its end as its worker stops, which its client is to take for a cut."""
+_TRACEBACK = "Traceback (most recent call last):"
+_OWN_ERROR = re.compile(r"^gapless\.errors\.\w+: ")
+"""What an error of Gapless, whose message says it all, has before it in a traceback."""
 
 log = logging.getLogger("gapless")
 
@@ -39,6 +43,7 @@ def log_to_stderr(level: str, format: str = "text") -> None:
     server.setLevel(number if level == "debug" else max(number, logging.WARNING))
     server.addFilter(_no_mistake)
     if level != "debug":  # it logs an exception with its text, twice; the class and place of each are in `gapless`
+        server.addFilter(_told_briefly)
         logging.getLogger("google_adk").setLevel(logging.CRITICAL)
         logging.getLogger("asyncio").addFilter(_without_text)
         threading.excepthook = sys.unraisablehook = _unhandled
@@ -62,6 +67,14 @@ def _without_query(record: logging.LogRecord) -> bool:
 
 def _no_mistake(record: logging.LogRecord) -> bool:
     return record.msg not in _ON_PURPOSE
+
+
+def _told_briefly(record: logging.LogRecord) -> bool:
+    # uvicorn writes the whole traceback as the message where an app does not start: a store that is away, say.
+    if isinstance(record.msg, str) and record.msg.startswith(_TRACEBACK) and not record.args:
+        last = record.msg.rstrip().rpartition("\n")[2]
+        record.msg, record.args = "this process does not start: %s", (_OWN_ERROR.sub("", last),)
+    return True
 
 
 def _without_text(record: logging.LogRecord) -> bool:

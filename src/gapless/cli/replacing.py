@@ -18,7 +18,7 @@ import uvicorn
 from uvicorn.supervisors.multiprocess import Process
 
 from gapless.cli.listen import Terminal
-from gapless.cli.workers import Replacing, watch
+from gapless.cli.workers import Replacing, failed_start, watch
 
 __all__ = ["run_one"]
 
@@ -117,11 +117,10 @@ class _Server(uvicorn.Server):
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._leave)
             return
-        process.kill()
-        process.join()
+        why = failed_start(process, self._successors.timeout_worker_healthcheck)
         self._process = self._starting = None
         if not self._ends.is_set():
-            log.error("SIGHUP: the other process did not start, the lines above say why; this one goes on")
+            log.error("SIGHUP: %s; this one goes on", why)
             if signal.SIGHUP in self.told:  # the code has changed once more meanwhile
                 self.told.remove(signal.SIGHUP)
                 os.kill(os.getpid(), signal.SIGHUP)

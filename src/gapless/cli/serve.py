@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import multiprocessing
+import os
 import signal
 import sys
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +27,10 @@ from gapless.cli.bounds import (
     limits_of,
     notify_of,
 )
-from gapless.cli.terminal import clean, say
+from gapless.cli.settings_file import misspelt, told_by_place
+from gapless.cli.terminal import clean, print_if_read, raised_on_import, say
 from gapless.config import ConnectionLimits
-from gapless.errors import UsageError
+from gapless.errors import GaplessError, UsageError
 
 if TYPE_CHECKING:
     import socket
@@ -37,13 +42,18 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
+EXIT_FAILURE = 1
+"""Not uvicorn's own code for this, at which its supervisor would end the other processes, which serve."""
 LEASE_S, RETENTION_DAYS = 10.0, 7.0
 RETENTION_DAYS_MAX = 1000 * 365.0
 """Longer is for good."""
 DAY_S = 24 * 3600.0
 
+log = logging.getLogger("gapless.serve")
+
 
 def serve(
+    ctx: typer.Context,
     agents: o.Agents = None,
     host: o.Host = "127.0.0.1",
     port: o.Port = 8000,
@@ -90,29 +100,43 @@ def serve(
     KEY=$(openssl rand -hex 16); echo "Alice's key: $KEY"
     GAPLESS_API_KEYS=alice=$KEY gapless serve my_agents:support --host 0.0.0.0
     """
-    from gapless.cli.listen import bind, exit_at_signals, is_loopback
+    from gapless.cli.listen import bind, is_loopback
 
     host = str(Path(uds).absolute()) if uds else host
-    users = _check_options(host, store, workers, log_level, log_format, insecure=insecure, reload=reload)
-    connections = connection_limits_of(limit or [])
-    exit_at_signals()
-    guarded, allowed = users is None and is_loopback(host), tuple(allowed_host or ())
-    settings = Settings(tuple(agents or ()), host, store, log_level, log_format, guarded, allowed, reload)
-    settings.app.update(cancel_on_hang_up=cancel_on_hang_up or (), operators=operator or ())
-    settings.runner.update(
-        limits=limits_of(limit or []),
-        config=config_of(config or [], setting or []),
-        client_config=client_config_of(client_config or []),
-        client_settings=client_settings_of(client_setting or []),
-        notify=notify_of(notify or []),
-        retention_s=retention * DAY_S if retention <= RETENTION_DAYS_MAX else None,
-        lease_s=lease,
-    )
-    settings.app.update(drain_s=drain, adk_web=adk_web, shared_state=shared_state, path_prefix=path_prefix)
-    settings.app.update(cors_origins=cors_origin or (), login_url=login_url, logout_url=logout_url)
+    app: dict[str, Any] = {"cancel_on_hang_up": cancel_on_hang_up or (), "operators": operator or ()}
+    app |= {"drain_s": drain, "adk_web": adk_web, "shared_state": shared_state, "path_prefix": path_prefix}
+    app |= {"login_url": login_url, "logout_url": logout_url, "cors_origins": cors_origin or ()}
+    with told_by_place(ctx):
+        users = _check_options(host, store, workers, log_level, log_format, insecure=insecure, reload=reload)
+        _check_app(app, allowed_host or (), users)
+        connections = connection_limits_of(limit or [])
+        runner = _runner(
+            limit or [], config or [], setting or [], client_config or [], client_setting or [], notify or []
+        )
+    runner.update(lease_s=lease, retention_s=retention * DAY_S if retention <= RETENTION_DAYS_MAX else None)
+    guarded, allowed, served = users is None and is_loopback(host), tuple(allowed_host or ()), tuple(agents or ())
+    settings = Settings(served, host, store, log_level, log_format, guarded, allowed, reload, runner=runner, app=app)
     loaded, listener = _prepare(settings), bind(host, port)
-    _announce(settings, listener, list(loaded), users, workers, settings_file)
+    _announce(ctx, settings, listener, list(loaded), users)
     _run(settings, listener, loaded, workers, connections)
+
+
+def _runner(
+    limit: list[str],
+    config: list[str],
+    setting: list[str],
+    client_config: list[str],
+    client_setting: list[str],
+    notify: list[str],
+) -> dict[str, Any]:
+    """Return what these options tell a `Runner`. Raises `UsageError`."""
+    return {
+        "limits": limits_of(limit),
+        "config": config_of(config, setting),
+        "client_config": client_config_of(client_config),
+        "client_settings": client_settings_of(client_setting),
+        "notify": notify_of(notify),
+    }
 
 
 def _check_options(
@@ -143,6 +167,31 @@ def _check_options(
     return users
 
 
+def _check_app(app: dict[str, Any], hosts: Iterable[str], users: list[str] | None) -> None:
+    """Raises `UsageError`, by the options' names, for what `create_app` would refuse, and for an operator who has no
+    key."""
+    from gapless.http.auth import ANONYMOUS
+    from gapless.server.checks import check_families, check_host, check_origin, check_prefix
+    from gapless.server.pages import check_address
+
+    check_prefix("--path-prefix", app["path_prefix"])
+    check_families("--cancel-on-hang-up", app["cancel_on_hang_up"])
+    check_address("--login-url", app["login_url"])
+    check_address("--logout-url", app["logout_url"])
+    for origin in app["cors_origins"]:
+        check_origin("--cors-origin", origin)
+    for host in hosts:
+        check_host("--allowed-host", host)
+    for operator in app["operators"]:
+        if users is None and operator != ANONYMOUS:
+            raise UsageError(
+                f"--operator {operator}: there are no keys, and everybody is {ANONYMOUS!r}; set "
+                f"GAPLESS_API_KEYS={operator}=key"
+            )
+        if users is not None and operator not in users:
+            raise UsageError(f"--operator {operator}: GAPLESS_API_KEYS has no key of that name, but {', '.join(users)}")
+
+
 def _check_reload(store: str) -> None:
     """Raises `UsageError` where nothing could be replaced."""
     from gapless.journals import store_class
@@ -155,9 +204,10 @@ def _check_reload(store: str) -> None:
 
 def _prepare(settings: Settings) -> dict[str, Agent]:
     """Find out what would fail in the workers here, where it is one line and not N dying processes."""
-    from gapless.cli.listen import check_store
+    from gapless.cli.listen import check_store, exit_at_signals
     from gapless.cli.logs import log_to_stderr
 
+    exit_at_signals()
     log_to_stderr(settings.log_level, settings.log_format)
     loaded = load_agents(list(settings.agents))
     if settings.app["adk_web"]:
@@ -169,34 +219,35 @@ def _prepare(settings: Settings) -> dict[str, Agent]:
 
 
 def _announce(
-    settings: Settings,
-    listener: socket.socket,
-    agents: list[str],
-    users: list[str] | None,
-    workers: int,
-    settings_file: str | None,
+    ctx: typer.Context, settings: Settings, listener: socket.socket, agents: list[str], users: list[str] | None
 ) -> None:
-    """Say where the server is, what it serves and to whom, and where that is said."""
+    """Say where the server is, what it serves and to whom, where that is said, and what says nothing."""
     from gapless.cli.listen import is_loopback, url_of
     from gapless.journals.contract import shown_url
 
-    url = url_of(listener).rstrip("/") + settings.app["path_prefix"]
+    for variable, near in misspelt(ctx, os.environ):  # not what it is: that may be a secret
+        log.warning("the variable %s says nothing here: did you mean %s?", variable, near)
+    url = url_of(listener).rstrip("/")
+    prefix = settings.app["path_prefix"]
     if url.startswith("unix:"):
-        typer.echo(f"socket  {clean(url)}")
+        lines = [f"socket  {clean(url)}", *([f"under   {prefix}/"] if prefix else [])]
     else:
-        typer.echo(f"page    {url}/")
+        lines = [f"page    {url}{prefix}/"]
         if settings.app["adk_web"]:
-            typer.echo(f"adk     {url}/dev-ui/")
-    typer.echo(f"agents  {clean(', '.join(agents))}")
+            lines.append(f"adk     {url}{prefix}/dev-ui/")
+    lines.append(f"agents  {clean(', '.join(agents))}")
     if users is not None:
-        typer.echo(f"users   {clean(', '.join(users))}")
-    typer.echo(f"store   {shown_url(settings.store)}")
-    if workers > 1:
-        typer.echo(f"workers {workers}")
-    if settings_file is not None:
-        typer.echo(f"as in   {clean(settings_file)}")
+        lines.append(f"users   {clean(', '.join(users))}")
+    lines.append(f"store   {shown_url(settings.store)}")
+    if ctx.params["workers"] > 1:
+        lines.append(f"workers {ctx.params['workers']}")
+    if ctx.params["settings_file"] is not None:
+        lines.append(f"as in   {clean(ctx.params['settings_file'])}")
+    if (why := print_if_read("\n".join(lines))) is not None:
+        log.warning("standard output takes nothing (%s): the server goes on, at %s%s", why, url, prefix)
     if users is None and not is_loopback(settings.host):
-        say("Anyone who reaches this port may use these agents (--insecure).", style="yellow")
+        with contextlib.suppress(OSError):
+            say("Anyone who reaches this port may use these agents (--insecure).", style="yellow")
 
 
 def _run(
@@ -274,6 +325,21 @@ def make_worker_app(settings: Settings, workers: int, replacing: Replacing) -> F
     if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal tells all that run in it; this is the parent's matter
     log_to_stderr(settings.log_level, settings.log_format)
-    app = make_app(settings, load_agents(list(settings.agents)))
+    try:
+        app = make_app(settings, load_agents(list(settings.agents)))
+    except Exception as error:  # past here it is a traceback on standard error, which is no line of the log
+        _say_not_started(error)
+        sys.exit(EXIT_FAILURE)
     app.state.siblings, app.state.replacing = workers - 1, replacing
     return app
+
+
+def _say_not_started(error: Exception) -> None:
+    """Log what a process does not start for, in one record, as the command says it at its start: as a rule the agents'
+    code has changed since."""
+    if not isinstance(error, GaplessError):
+        log.error("this process does not start: unexpected %s: %s", type(error).__name__, error, exc_info=error)
+        return
+    debug = log.isEnabledFor(logging.DEBUG)
+    hint = "; --log-level debug shows the traceback" if raised_on_import(error) and not debug else ""
+    log.error("this process does not start: %s%s", error.message, hint, exc_info=error if debug else None)

@@ -7,10 +7,12 @@ each name.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,28 @@ from typer.exceptions import TyperException
 from gapless.cli.bounds import client_config_of, client_settings_of, config_of, limits_of
 from gapless.errors import UsageError
 
-__all__ = ["DEFAULT_PATH", "ENVIRONMENT", "by_name", "read_settings"]
+__all__ = [
+    "DEFAULT_PATH",
+    "ENVIRONMENT",
+    "by_name",
+    "misspelt",
+    "place_of",
+    "read_settings",
+    "told_by_place",
+    "variable_of",
+]
 
 DEFAULT_PATH = "gapless.toml"
 """Read where it is in the working directory and no other file is named."""
 ENVIRONMENT = "GAPLESS"
 """What the names of all variables begin with."""
+NEAR = 0.8
+"""How like a variable's name another is that is taken for it, misspelt."""
+_OTHER_VARIABLES = tuple(
+    f"{ENVIRONMENT}_{name}"
+    for name in ("API_KEY", "API_KEYS", "DEBUG", "ENDPOINT_KEY", "MODEL", "MODEL_NAME", "OF_ENV_FILES", "URL")
+)
+_OPTION = re.compile(r"--(?P<name>[a-z][a-z-]+)")
 _CHECKS: dict[str, Callable[[list[str]], object]] = {
     "limit": limits_of,
     "config": partial(config_of, settings=[]),
@@ -88,7 +106,7 @@ def _value(ctx: typer.Context, path: str, params: dict[str | None, Any], name: s
     elif isinstance(value, list):
         raise UsageError(f"settings file {path}: {name} is one value, not a list")
     elif isinstance(value, bool) and not param.is_flag:  # true would be the number 1
-        raise UsageError(f"settings file {path}: {name} is neither true nor false")
+        raise UsageError(f"settings file {path}: {name} is neither true nor false: write {_kind(param)}")
     try:
         param.process_value(ctx, value)
         if name in _CHECKS:
@@ -98,6 +116,48 @@ def _value(ctx: typer.Context, path: str, params: dict[str | None, Any], name: s
     except UsageError as error:
         raise UsageError(f"settings file {path}: {error.message}") from None
     return value
+
+
+def _kind(param: Any) -> str:
+    """Return in words what an option of one value takes."""
+    return "a number" if param.type_descriptor.annotation in (int, float) else "text"
+
+
+@contextlib.contextmanager
+def told_by_place(ctx: typer.Context) -> Iterator[None]:
+    """Name the variable, or the settings file, in a `UsageError` on an option's value that was not typed."""
+    try:
+        yield
+    except UsageError as error:
+        named = _OPTION.match(error.message)
+        place = None if named is None else place_of(ctx, named["name"].replace("-", "_"))
+        if named is not None and place == "ENVIRONMENT":
+            raise UsageError(variable_of(named["name"]) + error.message[named.end() :]) from error.__cause__
+        if named is not None and place == "DEFAULT_MAP":
+            raise UsageError(f"settings file {ctx.params['settings_file']}: {error.message}") from error.__cause__
+        raise
+
+
+def place_of(ctx: typer.Context, name: str) -> str | None:
+    """Return where an option's value is from, in typer's words, whose enum is not public."""
+    source = ctx.get_parameter_source(name)
+    return None if source is None else source.name
+
+
+def variable_of(option: str) -> str:
+    """Return the variable that says what an option does, by its name with or without dashes."""
+    return f"{ENVIRONMENT}_{option.removeprefix('--').replace('-', '_').upper()}"
+
+
+def misspelt(ctx: typer.Context, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the variables that look like one of Gapless and are none, each with the one that it is like. An environment
+    is shared: what is like none is somebody else's."""
+    known = [*_OTHER_VARIABLES, *(variable_of(param.name) for param in ctx.command.params if param.name)]
+    for variable in sorted(environment):
+        if variable.startswith(f"{ENVIRONMENT}_") and variable not in known:
+            ends = [each.removeprefix(f"{ENVIRONMENT}_") for each in known]  # what all begin with makes none alike
+            if near := difflib.get_close_matches(variable.removeprefix(f"{ENVIRONMENT}_"), ends, 1, NEAR):
+                yield variable, f"{ENVIRONMENT}_{near[0]}"
 
 
 def _said(value: Any, *, several: bool) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -33,7 +35,17 @@ from gapless.events import (
 )
 from gapless.output import OutputText
 
-__all__ = ["Transcript", "clean", "explained", "one_line", "raised_on_import", "rule", "say", "say_error"]
+__all__ = [
+    "Transcript",
+    "clean",
+    "explained",
+    "one_line",
+    "print_if_read",
+    "raised_on_import",
+    "rule",
+    "say",
+    "say_error",
+]
 
 ERROR_CHARS_MAX = 500
 """Characters shown of what an agent's exception says."""
@@ -72,6 +84,18 @@ def rule() -> str:
 def say(text: str, *, style: str = "") -> None:
     """Write a line for the person at the terminal, beside the output proper."""
     Console(stderr=True, highlight=False).print(Text(clean(text), style=style), soft_wrap=True)
+
+
+def print_if_read(text: str) -> str | None:
+    """Write lines on standard output that nothing depends on. Where that takes none, because its reader has left or its
+    disk is full, return why, and write nothing there from then on: Python would try the rest again at the end."""
+    try:
+        typer.echo(text)
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return error.strerror or type(error).__name__
+    return None
 
 
 def say_error(text: str) -> None:

@@ -26,7 +26,7 @@ from gapless.cli.listen import Terminal
 from gapless.errors import GaplessError
 from gapless.metrics import FOLDER_VARIABLE
 
-__all__ = ["Replacing", "end_with", "run_workers", "watch"]
+__all__ = ["Replacing", "end_with", "failed_start", "run_workers", "watch"]
 
 FOLDER_PREFIX = "gapless-metrics-"
 
@@ -99,6 +99,23 @@ def end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def failed_start(process: Process, patience_s: float) -> str:
+    """End a process that was waited for and does not serve, and return why that is, in words."""
+    process.process.join(0)  # to know its exit code
+    code = process.exitcode
+    process.kill()
+    process.join()
+    if code is None:
+        return f"the new process {process.pid} did not serve within {patience_s:g} s and was killed"
+    return f"the new process {process.pid} {_ended(code)}, the lines above say why"
+
+
+def _ended(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    return f"was ended by signal {-code} ({signal.strsignal(-code)})"
+
+
 class _Supervisor(Multiprocess):
     """Drops what workers that are gone said of the present: their open runs and followers."""
 
@@ -120,8 +137,21 @@ class _Supervisor(Multiprocess):
             super().handle_hup()
 
     def restart_all(self) -> None:
+        """Put a new process in the place of each, one after another; where one does not come to serve, the others
+        stay. uvicorn's own says of all that fail that they were not ready in time, and of those that do not nothing."""
+        log.info("SIGHUP: other processes take over, one after another")
         with self._replacing.said():
-            super().restart_all()
+            for index, old in enumerate(self.processes):
+                new = Process(self.config, self.sockets)
+                new.start()
+                if not new.wait_until_ready(self.config.timeout_worker_healthcheck, self.should_exit):
+                    why = failed_start(new, self.config.timeout_worker_healthcheck)
+                    log.error("SIGHUP: %s; %s of %s are replaced", why, index, len(self.processes))
+                    return
+                old.terminate()
+                old.join()
+                self.processes[index] = new
+        log.info("SIGHUP: all %s processes are replaced", len(self.processes))
 
     def handle_ttou(self) -> None:
         with self._replacing.said():  # the others do its work
@@ -145,12 +175,9 @@ class _Supervisor(Multiprocess):
 
     def _end(self, process: Process, silent_s: float) -> str:
         """How a worker that was not told to stop came to its end, in words: uvicorn says only that it did, at info."""
-        code = process.exitcode
-        if code is None or code >= 0:
-            return f"ended with exit code {code}"
-        if code == -signal.SIGKILL and silent_s >= self.config.timeout_worker_healthcheck:
+        if process.exitcode == -signal.SIGKILL and silent_s >= self.config.timeout_worker_healthcheck:
             return f"did not answer for {self.config.timeout_worker_healthcheck} s and was killed"
-        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
+        return _ended(process.exitcode)
 
     def _pids(self) -> frozenset[int | None]:
         return frozenset(process.pid for process in self.processes)

@@ -188,7 +188,7 @@ def keys_from_environment(variable: str = "GAPLESS_API_KEYS") -> Authenticate | 
 
     A key without a name stands for a user of its own, `key-` and the start of its hash. Keys come as
     `Authorization: Bearer KEY` or `X-API-Key: KEY`.
-    Raises `UsageError` for a key shorter than 16 characters, and where there is none in the variable.
+    Raises `UsageError` for a key shorter than 16 characters or of two users, and where there is none in the variable.
     """
     users = _users(variable)
     if users is None:
@@ -230,7 +230,9 @@ def _users(variable: str) -> dict[bytes, str] | None:
         if len(key) < KEY_CHARS_MIN:
             raise UsageError(f"{variable}: a key is shorter than {KEY_CHARS_MIN} characters; make longer ones")
         digest = hashlib.sha256(key.encode()).digest()
-        users[digest] = name or f"key-{digest.hex()[:12]}"
+        user = name or f"key-{digest.hex()[:12]}"
+        if users.setdefault(digest, user) != user:  # one of them would have what is the other's
+            raise UsageError(f"{variable}: {users[digest]} and {user} have the same key; give each one of their own")
     return users
 
 

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gapless.errors import GaplessError, ShuttingDown, UsageError
+from gapless.errors import GaplessError, ShuttingDown
 from gapless.given import check_given, check_number
 from gapless.http.answers import answer_error, json_response
 from gapless.http.auth import Access, Authenticate, Authorize, Guard
@@ -27,6 +27,7 @@ from gapless.protocols.adk.web import serve_adk_web
 from gapless.protocols.starting import ClientRoutes
 from gapless.runs.runner import Runner
 from gapless.runs.worker import DRAIN_S
+from gapless.server.checks import check_families, check_host, check_origin, check_prefix
 from gapless.server.formulas import FormulaRoutes
 from gapless.server.live import LiveRoutes
 from gapless.server.metrics import MetricRoutes, published
@@ -82,7 +83,8 @@ def create_app(
         authenticate: Takes a request and returns its user's id (or None); without it the keys of `GAPLESS_API_KEYS` are
             used, and without those everyone is one anonymous user.
         authorize: Decides on every use of a run or session; by default they are their user's.
-        cors_origins: Web origins that may call from a browser.
+        cors_origins: Web origins that may call from a browser, as `https://app.example.com`. Raises `UsageError` for
+            what is none.
         allowed_hosts: Names that the server may be called by, `*` for any. By default any where users are
             authenticated; where nobody is, `localhost` and addresses, so that no other site's page can call it by a
             name of that site.
@@ -102,13 +104,15 @@ def create_app(
     check_given("runner", runner, Runner, "a Runner, as in create_app(Runner(agent))")
     check_given("drain_s", drain_s, int | float, "a number of seconds")
     check_number("drain_s", drain_s, 0, DRAIN_S_MAX)
-    if path_prefix and (not path_prefix.startswith("/") or path_prefix.endswith("/")):
-        raise UsageError(f"path_prefix {path_prefix!r}: write it as /agents, with a slash before it and none behind")
+    check_prefix("path_prefix", path_prefix)
+    for origin in cors_origins:
+        check_origin("cors_origins", origin)
+    for host in allowed_hosts or ():
+        check_host("allowed_hosts", host)
     addresses = {"login": login_url, "logout": logout_url}
     for name, address in addresses.items():
         check_address(f"{name}_url", address)
-    if unknown := set(cancel_on_hang_up) - {"ag-ui", "vercel", "openai", "text"}:
-        raise UsageError(f"cancel_on_hang_up: no family of clients {', '.join(sorted(unknown))}")
+    check_families("cancel_on_hang_up", cancel_on_hang_up)
     access = Access(authenticate, authorize, shared_state=shared_state, operators=operators)
     if allowed_hosts is None and not access.open:
         allowed_hosts = ("*",)
