@@ -17,6 +17,7 @@ from gapless.agents.base import RunContext
 from gapless.errors import AgentFailed, AgentInvalid
 from gapless.events import CustomEvent, Interrupt
 from gapless.records import RunStatus
+from tests.support.waiting import HANG_S
 
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
@@ -150,10 +151,10 @@ def steps(ctx: RunContext) -> str:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("agent", "what"), [(asks, "interrupt"), (saves, "save"), (emits, "emit"), (steps, "step")])
-async def test_a_sync_agent_is_told_that_it_cannot_await(agent: Any, what: str):
+async def test_a_sync_agent_that_awaits_nothing_is_told_so(agent: Any, what: str):
     async with Runner(agent) as runner:
         run = await runner.start("m")
-        with pytest.raises(AgentInvalid, match=rf"^run {run.id}: ctx.{what} is awaited, .*`async def`$"):
+        with pytest.raises(AgentInvalid, match=rf"^run {run.id}: ctx.{what} was called and not awaited: .*`async def`"):
             await run.collect()
 
 
@@ -282,3 +283,15 @@ async def test_events_come_through():
     async with Runner(speaks) as runner:
         events = [event async for event in runner.run_async("x")]
         assert CustomEvent(name="n", value=[1]) in events
+
+
+async def test_what_a_thread_hands_to_the_event_loop_is_done():
+    """As a sync tool does that has something to tell while it works."""
+    loop = asyncio.get_running_loop()
+
+    def agent(ctx: RunContext) -> str:
+        asyncio.run_coroutine_threadsafe(ctx.emit("first "), loop).result(HANG_S)
+        found = asyncio.run_coroutine_threadsafe(ctx.step("look", function, "m"), loop).result(HANG_S)
+        return f"then {found}"
+
+    assert await text_of(agent) == "first then got m"

@@ -13,8 +13,9 @@ import contextvars
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from gapless.agents.awaited import awaited
 from gapless.agents.places import class_and_place, place_of
 from gapless.config import RunConfig
 from gapless.errors import AgentInvalid, UsageError
@@ -36,6 +37,8 @@ __all__ = [
     "place_of",
 ]
 
+_T = TypeVar("_T")
+
 SEE_LOG = "; see the server's log"
 """Ends the message of an error whose cause may hold what people wrote: clients are not told it."""
 
@@ -56,10 +59,14 @@ class RunContext:
     So that another worker can go on: `checkpoint` is what the agent gave to `save` there, `emit` records what cannot be
     yielded, `new_id` counts on from `ids_after`, `leaving` says that the run is left at the next save, and `left` that
     another goes on. `unkept` is called with the name of what the agent calls (`save`, `step`) where that keeps nothing.
+
+    What is to be awaited can be handed to the run's event loop from a thread (`asyncio.run_coroutine_threadsafe`). Sync
+    code that only calls it fails its run with `AgentInvalid`: nothing comes of that.
     """
 
     __slots__ = (
         "_emit",
+        "_forgotten",
         "_ids",
         "_interrupt",
         "_leaving",
@@ -149,6 +156,8 @@ class RunContext:
         self._left = left
         self._leaving = leaving
         self._emit = emit
+        self._forgotten = ""
+        """What was called from a thread, and never awaited."""
         self._unkept = unkept
         self._ids = ids_after
         self._steps: Callable[..., Awaitable[Any]] | None = None
@@ -207,12 +216,11 @@ class RunContext:
         taken back. With `leave=False` no worker leaves the run here: something is under way, or about to be, that would
         be done again.
 
-        Raises `AgentInvalid` for what is not bytes, in sync code, which cannot await it, and in a function that replays
-        (`gapless.replays`): it keeps its steps by itself; `RunFenced` while the agent is stopped: what it does then is
-        not where others go on. Of an agent whose runs can't go on nothing is kept, and the log says so once.
+        Raises `AgentInvalid` for what is not bytes, and in a function that replays (`gapless.replays`): it keeps its
+        steps by itself; `RunFenced` while the agent is stopped: what it does then is not where others go on. Of an
+        agent whose runs can't go on nothing is kept, and the log says so once.
         """
-        self._check_async("save")
-        return self._saved(data, half, leave)
+        return self._to_await("save", self._saved(data, half, leave))
 
     async def _saved(self, data: bytes, half: Collection[str], leave: bool) -> None:
         if self._save is None and self._unkept is not None:
@@ -245,12 +253,11 @@ class RunContext:
 
     def emit(self, item: AgentItem) -> Coroutine[Any, Any, None]:
         """Record `item` now, as if it were yielded: for what comes where the agent can't yield, such as in a callback.
-        Raises `UsageError` outside of a run, `AgentInvalid` in sync code, which cannot await it.
+        Raises `UsageError` outside of a run.
         """
         if self._emit is None:
             raise UsageError(f"run {self.run_id} does not execute here: nothing can be emitted", run_id=self.run_id)
-        self._check_async("emit")
-        return self._emit(item)
+        return self._to_await("emit", self._emit(item))
 
     def new_id(self, kind: str) -> str:
         """Make an id for a message, with `kind` in it, that no worker of this run has given to anything else."""
@@ -268,11 +275,9 @@ class RunContext:
 
         With `repeatable=False` it is never begun again: what it raised is raised again, and where the worker was lost
         while it ran, raises `OutcomeUnknown`. Raises `AgentInvalid` where what it returned is nothing of these, or no
-        `type`, and in sync code, which cannot await it. Without a replaying agent it is only called; the log says so
-        once, unless the agent saves.
+        `type`. Without a replaying agent it is only called; the log says so once, unless the agent saves.
         """
-        self._check_async("step")
-        return self._stepped(name, function, args, type, repeatable)
+        return self._to_await("step", self._stepped(name, function, args, type, repeatable))
 
     async def _stepped(
         self, name: str, function: Callable[..., Any], args: tuple[Any, ...], type: Any, repeatable: bool
@@ -290,23 +295,28 @@ class RunContext:
     def interrupt(self, interrupts: list[Interrupt]) -> Coroutine[Any, Any, list[ResumeEntry]]:
         """Ask a person and wait for the answers to `interrupts`: the run is `waiting` until `POST /runs/{id}/input` or
         `run.answer()`. An agent that leaves off (`asyncio.timeout`) goes on unanswered. Each has an id of its own, and
-        what is asked at once is one list. Raises `AgentInvalid` for anything else, and in sync code, which cannot await
-        it.
+        what is asked at once is one list. Raises `AgentInvalid` for anything else.
         """
-        self._check_async("interrupt")
-        return self._interrupted(interrupts)
+        return self._to_await("interrupt", self._interrupted(interrupts))
 
     async def _interrupted(self, interrupts: list[Interrupt]) -> list[ResumeEntry]:
         return await self._interrupt(interrupts)
 
-    def _check_async(self, what: str) -> None:
-        """Raises `AgentInvalid` where there is no event loop, as in a sync agent's thread: what comes of the call would
-        never be awaited there, and nothing would say so."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            why = f"ctx.{what} is awaited, and this code is not async: make it `async def`"
-            raise AgentInvalid(f"run {self.run_id}: {why}", run_id=self.run_id) from None
+    def _to_await(self, what: str, work: Coroutine[Any, Any, _T]) -> Coroutine[Any, Any, _T]:
+        def forgotten() -> None:
+            self._forgotten = what
+
+        return awaited(work, forgotten)
+
+    def check_awaited(self) -> None:
+        """Raises `AgentInvalid` where the agent has called what it never awaited, as sync code cannot: nothing came of
+        that, and nothing else would say so."""
+        if self._forgotten:
+            why = (
+                f"ctx.{self._forgotten} was called and not awaited: make the code `async def`, or hand the call to the "
+                "run's event loop (asyncio.run_coroutine_threadsafe)"
+            )
+            raise AgentInvalid(f"run {self.run_id}: {why}", run_id=self.run_id)
 
 
 _current: contextvars.ContextVar[RunContext | None] = contextvars.ContextVar("gapless_run", default=None)

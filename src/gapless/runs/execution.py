@@ -327,6 +327,7 @@ class Execution:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
+            ctx.check_awaited()
         if self._stopped is None and not self.questions.stopping and self._sessions.ends.passes():
             # In the step in which it has returned: so its last words and its end are one group, and one write.
             self._shut()

@@ -83,8 +83,7 @@ def create_app(
         authenticate: Takes a request and returns its user's id (or None); without it the keys of `GAPLESS_API_KEYS` are
             used, and without those everyone is one anonymous user.
         authorize: Decides on every use of a run or session; by default they are their user's.
-        cors_origins: Web origins that may call from a browser, as `https://app.example.com`. Raises `UsageError` for
-            what is none.
+        cors_origins: Web origins that may call from a browser, as `https://app.example.com`.
         allowed_hosts: Names that the server may be called by, `*` for any. By default any where users are
             authenticated; where nobody is, `localhost` and addresses, so that no other site's page can call it by a
             name of that site.
