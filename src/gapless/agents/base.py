@@ -31,7 +31,6 @@ __all__ = [
     "as_current",
     "call_key",
     "call_step",
-    "check_awaited",
     "class_and_place",
     "current_run",
     "log_raised",
@@ -308,17 +307,6 @@ class RunContext:
             self._forgotten = what
 
         return awaited(work, forgotten)
-
-
-def check_awaited(ctx: RunContext) -> None:
-    """Raises `AgentInvalid` where the agent has called what it never awaited, as sync code cannot: nothing came of that,
-    and nothing else would say so."""
-    if ctx._forgotten:
-        why = (
-            f"ctx.{ctx._forgotten} was called and not awaited: make the code `async def`, or hand the call to the run's "
-            "event loop (asyncio.run_coroutine_threadsafe)"
-        )
-        raise AgentInvalid(f"run {ctx.run_id}: {why}", run_id=ctx.run_id)
 
 
 _current: contextvars.ContextVar[RunContext | None] = contextvars.ContextVar("gapless_run", default=None)

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from gapless.agents.base import Agent, AgentItem, RunContext, as_current, check_awaited
+from gapless.agents.awaited import check_awaited
+from gapless.agents.base import Agent, AgentItem, RunContext, as_current
 from gapless.agents.contained import contain
 from gapless.agents.exits import ExitsAsErrors
 from gapless.errors import (
@@ -327,7 +328,7 @@ class Execution:
                 close = getattr(stream, "aclose", None)
                 if close is not None:
                     await close()
-            check_awaited(ctx)
+            check_awaited(ctx.run_id, ctx._forgotten)
         if self._stopped is None and not self.questions.stopping and self._sessions.ends.passes():
             # In the step in which it has returned: so its last words and its end are one group, and one write.
             self._shut()
