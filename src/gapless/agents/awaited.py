@@ -17,8 +17,8 @@ def check_awaited(run_id: str, forgotten: str) -> None:
     """Raises `AgentInvalid` where the run's agent has `forgotten` to await what it called, as sync code cannot: nothing
     came of that, and nothing else would say so."""
     if forgotten:
-        why = f"ctx.{forgotten} was called and not awaited: make the code `async def`, or hand the call to the run's event "
-        raise AgentInvalid(f"run {run_id}: {why}loop (asyncio.run_coroutine_threadsafe)", run_id=run_id)
+        what = "make the code `async def`, or hand the call to the run's event loop (asyncio.run_coroutine_threadsafe)"
+        raise AgentInvalid(f"run {run_id}: ctx.{forgotten} was called and not awaited: {what}", run_id=run_id)
 
 
 def awaited(work: Coroutine[Any, Any, _T], on_forgotten: Callable[[], None]) -> Coroutine[Any, Any, _T]:
