@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import time
 import typing
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ __all__ = [
     "ACTIVE",
     "AFTER",
     "LISTED_CHARS_MAX",
+    "NOT_IN_TITLES",
     "Listing",
     "RunEnd",
     "RunRecord",
@@ -52,6 +54,11 @@ __all__ = [
 
 TITLE_MADE_CHARS_MAX = 80
 """Of a title that is a message's first line."""
+TITLE_READ_CHARS_MAX = 1000
+"""So much of a message is looked at for it."""
+NOT_IN_TITLES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SEQUENCES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)")
+"""What sets a terminal's colours, its title and its links (ECMA-48, sections 5.4 and 8.3.89)."""
 LISTED_CHARS_MAX = 500
 """Characters of a text in a list."""
 
@@ -522,8 +529,16 @@ def blobs_at(public_url: str, run_id: str) -> str:
 
 
 def title_of(message: str) -> str:
-    """Return a session's title: the first line of `message`, its first."""
-    line = message.strip().partition("\n")[0]
+    """Return a session's title: the first line of `message`, its first, that has something to read. Without what a
+    title may not have that is given: control characters, of a terminal's sequences all."""
+    head = message.lstrip()[:TITLE_READ_CHARS_MAX]
+    for line in _SEQUENCES.sub("", head).splitlines():
+        if NOT_IN_TITLES.search(line):
+            line = " ".join(NOT_IN_TITLES.sub(" ", line).split())
+        if line := line.strip():
+            break
+    else:
+        return ""
     return line if len(line) <= TITLE_MADE_CHARS_MAX else line[: TITLE_MADE_CHARS_MAX - 1] + "…"
 
 

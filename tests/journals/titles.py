@@ -13,12 +13,24 @@ class Titles:
 
     async def test_a_session_made_ahead_has_the_title_of_the_first_run_that_ends(self, a: Worker, b: Worker) -> None:
         await a.store.create_session(SessionRecord(id="s", user_id="u", agent="x", created_at=1, updated_at=1))
-        for run_id, message in (("r1", "first é\x00"), ("r2", "second")):
+        for run_id, message in (("r1", "first \x1b[31mé\x00\x1b[0m"), ("r2", "second")):
             await a.create(run_id, message=message)
             await a.end(run_id, 1)
             session = await b.store.get_session("s")
             assert session is not None
-            assert session.title == "first é\x00"
+            assert session.title == "first é"
+            assert await b.store.list_sessions() == [session]
+
+    async def test_the_title_of_a_session_that_a_run_begins_has_no_control_characters(
+        self, a: Worker, b: Worker
+    ) -> None:
+        await a.create("r", message="\x1b[31mred\x1b[0m\tand \x00bell\x07\r\nsecond line")
+        for end in (False, True):
+            if end:
+                await a.end("r", 1)
+            session = await b.store.get_session("s")
+            assert session is not None
+            assert session.title == "red and bell"
             assert await b.store.list_sessions() == [session]
 
     async def test_a_title_is_given_and_stays_where_a_run_ends(self, a: Worker, b: Worker) -> None:

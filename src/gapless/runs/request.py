@@ -23,7 +23,7 @@ from gapless.jsontext import without_surrogates
 from gapless.live import is_live
 from gapless.notify import NotifyConfig, Webhook
 from gapless.producing import PRODUCER
-from gapless.records import RunRecord, RunRequest, check_state, now_ms
+from gapless.records import NOT_IN_TITLES, RunRecord, RunRequest, check_state, now_ms
 from gapless.user_message import user_message
 
 __all__ = [
@@ -64,7 +64,6 @@ _ID = re.compile(rf"(?!\.{{1,2}}\Z)[A-Za-z0-9._~@:+=-]{{1,{ID_CHARS_MAX}}}")
 
 _UNWRITABLE = (TypeError, ValueError, NotImplementedError, OverflowError, RecursionError)
 """What encoding raises for what JSON cannot carry."""
-_NOT_IN_TITLES = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class AskOptions(TypedDict, total=False):
@@ -326,7 +325,7 @@ def title_given(title: object) -> str:
     kept = str(without_surrogates(title)).strip()
     if len(kept) > TITLE_CHARS_MAX:
         raise InputInvalid(f"title: at most {TITLE_CHARS_MAX} characters, not {len(kept)}")
-    if _NOT_IN_TITLES.search(kept):
+    if NOT_IN_TITLES.search(kept):
         raise InputInvalid("title: one line, without control characters")
     return kept
 
