@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 import openai
+import pydantic_ai
 import pytest
-from agents import Agent, ModelBehaviorError, function_tool
+from agents import Agent, ModelBehaviorError, function_tool, output_guardrail
+from langgraph.graph import START, MessagesState, StateGraph
 
 from gapless import Runner
 from gapless.agents.failing import failure
-from gapless.errors import GaplessError, ModelFailed, OutputInvalid
-from gapless.testing import ToolCall, openai_agents_model
+from gapless.errors import AgentFailed, GaplessError, ModelFailed, OutputInvalid
+from gapless.testing import ToolCall, openai_agents_model, pydantic_ai_model
 
 TEXT = "what people wrote"
 
@@ -50,6 +53,52 @@ def test_what_is_known_is_found_in_a_group_that_has_nothing_else():
     assert isinstance(failure(ExceptionGroup("", [ExceptionGroup("", [error])]), "r", table=table), ModelFailed)
     both = ExceptionGroup("", [error, ValueError()])
     assert failure(both, "r", table=table) is both
+
+
+@pytest.mark.parametrize("where", ["guardrail", "instructions"])
+async def test_what_the_openai_sdk_takes_for_a_cancel_fails_the_run(where: str):
+    async def cancels(*args: Any) -> Any:
+        raise asyncio.CancelledError
+
+    model = openai_agents_model("unseen")
+    if where == "guardrail":
+        agent = Agent(name="a", model=model, output_guardrails=[output_guardrail(cancels)])
+    else:
+        agent = Agent(name="a", model=model, instructions=lambda context, agent: cancels())
+    async with Runner(agent) as runner:
+        with pytest.raises(AgentFailed, match=r"the agent raised CancelledError at .*test_failing.py"):
+            await (await runner.start("x")).collect()
+
+
+async def _fails(*args: Any) -> Any:
+    try:
+        raise ValueError(TEXT)
+    except ValueError as error:
+        raise LookupError(TEXT) from error
+
+
+def _langgraph() -> Any:
+    graph: Any = StateGraph(MessagesState)
+    graph.add_node("fails", _fails)
+    graph.add_edge(START, "fails")
+    return graph.compile()
+
+
+def _pydantic_ai() -> Any:
+    return pydantic_ai.Agent(pydantic_ai_model("x"), instructions=lambda: _fails())
+
+
+def _openai_agents() -> Any:
+    return Agent(name="a", model=openai_agents_model("x"), instructions=lambda context, agent: _fails())
+
+
+@pytest.mark.parametrize("make", [_langgraph, _pydantic_ai, _openai_agents])
+async def test_what_is_passed_on_keeps_its_cause(make: Any):
+    async with Runner(make()) as runner:
+        with pytest.raises(AgentFailed) as caught:
+            await (await runner.start("x")).collect()
+    assert isinstance(caught.value.__cause__, LookupError)
+    assert isinstance(caught.value.__cause__.__cause__, ValueError)
 
 
 async def test_why_the_openai_sdk_refuses_an_answer_is_found(

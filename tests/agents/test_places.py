@@ -83,6 +83,14 @@ def generator() -> Iterator[int]:
     raise ValueError(SECRET)  # generator
 
 
+async def stops() -> None:
+    raise StopAsyncIteration  # stops
+
+
+async def is_cancelled() -> None:
+    raise asyncio.CancelledError(SECRET)  # is cancelled
+
+
 async def in_a_generator() -> None:
     await asyncio.to_thread(list, generator())
 
@@ -98,6 +106,8 @@ async def in_a_generator() -> None:
         (in_a_thread, "ValueError", "raises"),
         (in_a_library, "JSONDecodeError", "in a library"),
         (in_a_generator, "ValueError", "generator"),
+        (stops, "StopAsyncIteration", "stops"),
+        (is_cancelled, "CancelledError", "is cancelled"),
     ],
 )
 async def test_an_agent_that_fails_is_told_by_what_was_raised_and_the_line_of_the_user(

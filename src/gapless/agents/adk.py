@@ -40,6 +40,7 @@ from gapless.agents.adk_run import Turn, current, failure
 from gapless.agents.adk_sessions import JournalSessions, dump_event, encode_dumped, encode_turn, history, question
 from gapless.agents.adk_threads import use_tool_threads
 from gapless.agents.base import Agent, AgentItem, RunContext
+from gapless.agents.failing import tool_failure
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, UsageError
 from gapless.events import Message, ToolMessage
@@ -276,6 +277,7 @@ class ADKAgent(Agent):
         translate, hearing = turn.translation.items, turn.hearing
         try:
             async for event in stream:
+                turn.tools.goes_on(event)
                 if hearing.failed is not None:
                     raise hearing.failed
                 hearing.telling = True
@@ -292,6 +294,9 @@ class ADKAgent(Agent):
                     await progress.end(event)
             if hearing.failed is not None:
                 raise hearing.failed
+            if turn.tools.cancelled is not None and not turn.live and not task.cancelling():
+                name, error = turn.tools.cancelled
+                raise tool_failure(error, turn.ctx.run_id, [name]) from error
         except BaseException:
             abort.set()
             await stream.aclose()

@@ -108,6 +108,14 @@ class Ledger(BasePlugin):
     async def before_tool_callback(
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext
     ) -> dict[str, Any] | None:
+        answered = await self._answered(tool, tool_context)
+        turn = current.get()
+        if answered is None and turn is not None:
+            turn.tools.begins(tool.name, tool_context)
+        return answered
+
+    async def _answered(self, tool: BaseTool, tool_context: ToolContext) -> dict[str, Any] | None:
+        """Return what a call gives that is not made."""
         progress, call_id = _progress(), tool_context.function_call_id
         if progress is None or call_id is None:
             return None
@@ -142,7 +150,9 @@ class Ledger(BasePlugin):
     async def after_tool_callback(
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, result: Any
     ) -> None:
-        progress, call_id = _progress(), tool_context.function_call_id
+        turn, progress, call_id = current.get(), _progress(), tool_context.function_call_id
+        if turn is not None:
+            turn.tools.ends(tool_context)
         if progress is None or call_id is None:
             return
         if tool_context.invocation_id != progress.invocation_id:
@@ -154,7 +164,10 @@ class Ledger(BasePlugin):
     async def on_tool_error_callback(
         self, *, tool: BaseTool, tool_args: dict[str, Any], tool_context: ToolContext, error: Exception
     ) -> None:
-        """Keep nothing: what the error callbacks make of it is kept as what the tool returned."""
+        """Keep nothing of the result: what the error callbacks make of it is kept as what the tool returned."""
+        turn = current.get()
+        if turn is not None:
+            turn.tools.ends(tool_context, error)
 
 
 _inside: ContextVar[str] = ContextVar("gapless_adk_inside", default="")

@@ -142,24 +142,11 @@ class Bridge(BasePlugin):
         turn.notice("streaming_unavailable", "the model cannot stream; its answer came in one piece")
         return last
 
-    async def before_tool_callback(self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any) -> None:
-        turn = current.get()
-        if turn is not None:
-            turn.running[_call_of(tool_context)] = tool.name
-
-    async def after_tool_callback(
-        self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any, result: Any
-    ) -> None:
-        turn = current.get()
-        if turn is not None:
-            turn.running.pop(_call_of(tool_context), None)
-
     async def on_tool_error_callback(
         self, *, tool: Any, tool_args: dict[str, Any], tool_context: Any, error: Exception
     ) -> None:
         turn = current.get()
         if turn is not None:
-            turn.running.pop(_call_of(tool_context), None)
             turn.tool_error = tool.name, error
 
 
@@ -242,10 +229,6 @@ def _ask_for_json(config: types.GenerateContentConfig, response_format: Any) -> 
     config.response_mime_type = "application/json"
     schema = wanted.get("json_schema")
     config.response_json_schema = schema.get("schema") if isinstance(schema, dict) else None
-
-
-def _call_of(tool_context: Any) -> tuple[str, str | None]:
-    return tool_context.invocation_id, tool_context.function_call_id
 
 
 def _invocation(callback_context: Any) -> InvocationContext:

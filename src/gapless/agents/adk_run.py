@@ -20,6 +20,7 @@ from gapless.agents.adk_hearing import Hearing
 from gapless.agents.adk_interrupts import interrupt_for, response_to, whether_again
 from gapless.agents.adk_live import cannot_be_live, is_from_model
 from gapless.agents.adk_resuming import Place, answered_by, place_of
+from gapless.agents.adk_tools import Tools
 from gapless.agents.adk_turn import CONFIRMATION, CREDENTIAL, failure_in
 from gapless.agents.approving import ask
 from gapless.agents.base import SEE_LOG, AgentItem, RunContext, log_raised
@@ -78,8 +79,7 @@ class Turn:
         """Calls of the client's own tools, which end the run: it comes back with their results."""
         self.chosen = ctx.checkpoint is not None
         """A client's choice of tools has been told to the model, which is told once."""
-        self.running: dict[tuple[str, str | None], str] = {}
-        """Tools that run, by invocation and call."""
+        self.tools = Tools()
         self.tool_error: tuple[str, Exception] | None = None
         self.model_error: Exception | None = None
         if live:  # ADK opens a live model's connection without asking anybody
@@ -273,8 +273,8 @@ def failure(turn: Turn, error: Exception) -> Exception:
         return RunLimit(f"the agent wanted more than max_llm_calls={turn.ctx.config.max_llm_calls} model calls")
     if turn.tool_error is not None and turn.tool_error[1] is error:
         return failing.tool_failure(error, turn.ctx.run_id, [turn.tool_error[0]])
-    if turn.running and isinstance(error, Exited):  # no `Exception` while it was on its way: ADK has not told of it
-        return failing.tool_failure(error, turn.ctx.run_id, [*turn.running.values()])
+    if turn.tools.running and isinstance(error, Exited):  # ADK has not told of it: then it was no `Exception`
+        return failing.tool_failure(error, turn.ctx.run_id, [*turn.tools.running.values()])
     if turn.live and cannot_be_live(error):
         return AgentInvalid("ADK cannot run an agent of this kind live: streaming_mode is sse or none for it")
     if turn.model_error is not None and not turn.live:

@@ -115,7 +115,10 @@ class ClaudeAgent(base.Agent):
                 async for item in items:
                     yield item
         except Exception as error:
-            raise failure(error, ctx.run_id, (), _FAILURES) from error
+            known = failure(error, ctx.run_id, (), _FAILURES)
+            if known is error:
+                raise  # from itself it would lose its own cause
+            raise known from error
 
 
 class _Session:

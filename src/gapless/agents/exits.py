@@ -12,7 +12,12 @@ __all__ = ["Exited", "ExitsAsErrors", "as_error"]
 
 
 class Exited(RuntimeError):
-    """Says that code of a run called `sys.exit()`, or raised `KeyboardInterrupt`: that is its cause."""
+    """Says that code of a run called `sys.exit()`, or raised `KeyboardInterrupt`: that is its `exit`, and its cause
+    unless a framework has raised it again from something else."""
+
+    def __init__(self, exit: BaseException) -> None:
+        super().__init__(f"the agent raised {type(exit).__name__}")
+        self.exit = exit
 
 
 def as_error(exit: BaseException) -> Exited | None:
@@ -20,7 +25,7 @@ def as_error(exit: BaseException) -> Exited | None:
     code happened to run, and is to end the process."""
     if not isinstance(exit, SystemExit | KeyboardInterrupt) or _is_of_signal(exit):
         return None
-    error = Exited(f"the agent raised {type(exit).__name__}")
+    error = Exited(exit)
     error.__cause__ = exit
     return error
 

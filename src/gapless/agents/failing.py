@@ -115,7 +115,7 @@ def failure(error: Exception, run_id: str, running: Collection[str] = (), table:
     return error
 
 
-def tool_failure(error: Exception, run_id: str, names: Collection[str]) -> ToolFailed:
+def tool_failure(error: BaseException, run_id: str, names: Collection[str]) -> ToolFailed:
     """Say that one of the tools `names` of the run `run_id` raised `error`, whose text goes into the server's log
     alone."""
     told = ", ".join(sorted(set(names)))

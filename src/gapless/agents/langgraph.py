@@ -122,7 +122,10 @@ class LangGraphAgent(base.Agent):
             for item in self._finish(ctx, thread, translation, values):
                 yield item
         except Exception as error:
-            raise failure(error, ctx.run_id, translation.failed) from error
+            known = failure(error, ctx.run_id, translation.failed)
+            if known is error:
+                raise  # from itself it would lose its own cause
+            raise known from error
         finally:
             translation.close()
 

@@ -182,7 +182,10 @@ class OpenAIAgent(base.Agent):
                 yield item
         except Exception as error:
             raised, running = _of_tool(error, hooks.running)
-            raise failure(raised, ctx.run_id, running, _FAILURES) from raised
+            known = failure(raised, ctx.run_id, running, _FAILURES)
+            if known is raised:
+                raise known  # noqa: B904  # from itself or what wraps it, it would lose its own cause
+            raise known from raised
         finally:
             self.deltas = hearing.deltas
             hearing.end()
@@ -307,6 +310,7 @@ async def _streamed(result: RunResultStreaming) -> AsyncIterator[AsyncIterator[S
         async with aclosing(events):
             try:
                 yield events
+                _raise_cancelled(result)
             finally:
                 # Before it is closed: where nobody reads on, the SDK goes on to the run's end, and is waited for.
                 if not result.is_complete:
@@ -317,6 +321,14 @@ async def _streamed(result: RunResultStreaming) -> AsyncIterator[AsyncIterator[S
                     await asyncio.wait({task})
     finally:
         _forget(result)
+
+
+def _raise_cancelled(result: RunResultStreaming) -> None:
+    """Raise what a model, a guardrail or a hook of a run raised that the SDK takes for a cancel of its own, where
+    nobody has cancelled: it would be a success without an answer, or with one that no guardrail has seen."""
+    for value in [*vars(result).values()]:
+        if isinstance(value, asyncio.Task) and value.cancelled():
+            value.result()
 
 
 def _of_tool(error: Exception, running: Mapping[str, str]) -> tuple[Exception, list[str]]:

@@ -65,12 +65,14 @@ def text_of_error(error: BaseException) -> str:
 
 
 def _raised(error: BaseException) -> BaseException:
-    """Return what was raised: the first error in a group, and an exit that was made an error."""
+    """Return what was raised: the first error in a group, and what was made another error on its way."""
     for _ in range(_DEPTH_MAX):
-        if isinstance(error, Exited) and error.__cause__ is not None:
-            error = error.__cause__
+        if isinstance(error, Exited):
+            error = error.exit
         elif isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
+        elif type(error) is RuntimeError and isinstance(error.__cause__, StopIteration | StopAsyncIteration):
+            error = error.__cause__  # which Python lets out of no generator or coroutine (PEP 479)
         else:
             break
     return error

@@ -101,7 +101,10 @@ class PydanticAIAgent(base.Agent):
         except GaplessError:
             raise
         except Exception as error:
-            raise failure(error, self.name, ctx.run_id, turn.running) from error
+            known = failure(error, self.name, ctx.run_id, turn.running)
+            if known is error:
+                raise  # from itself it would lose its own cause
+            raise known from error
         finally:
             turn.save()
             self.deltas = turn.deltas

@@ -537,6 +537,7 @@ class _Stopped:
 
 
 def _error_of(task: asyncio.Task[None]) -> BaseException | None:
-    if task.cancelled():  # the agent cancelled itself: nobody here asked for it
-        return asyncio.CancelledError("the agent was cancelled from inside")
-    return task.exception()
+    try:
+        return task.exception()
+    except asyncio.CancelledError as error:  # the agent cancelled itself: nobody here asked for it
+        return error
