@@ -1,4 +1,5 @@
-"""User-space instructions per event, counted by callgrind: what another machine or a busy neighbour does not change.
+"""User-space instructions per event, and the memory that they have to fetch, counted by callgrind: what another machine
+or a busy neighbour does not change.
 
 Needs valgrind and a C compiler (Debian's `valgrind` and `gcc`): without them nothing is counted, which the report says.
 `python -m bench.counts PID SECONDS` counts a process under callgrind for so long.
@@ -11,12 +12,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import process
 from bench.agents import script
@@ -28,6 +30,8 @@ SLOWER = 150
 """How many times as slow the counted process's clock goes (`slowly.c`)."""
 SETTLE_S, WINDOW_S = 3.0, 12.0
 """Seconds of real time: of the window, some 2,000 events at 500 streams."""
+WARM_S = 8.0
+"""Of real time, before the window: the caches that are simulated are empty at the beginning."""
 LASTING_S = 1.5 * LASTS_S
 """Seconds in the slowed time: by then Gapless carries an answer as it does from there on."""
 ALONE_S = (0.02, 0.1)
@@ -36,6 +40,11 @@ CHUNKS = 60
 FOLLOWERS, FANOUT_HZ, FANOUT_CHUNKS = 200, 200.0, 600
 """Of one run; so many events a second in the slowed time, that the window has some."""
 START_S = 300.0
+CACHE_BYTES, LINE_BYTES = 2 * 1024 * 1024, 64
+"""The cache that is simulated behind the first ones is as large as one core's own is today, and has lines of so many
+bytes. What is not in it comes from one that all cores share, or from memory."""
+FETCHED = ("ILmr", "DLmr", "DLmw")
+"""Callgrind's names for what was not in it: instructions, and data that are read or written."""
 NEEDED = ("valgrind", "vgdb", "cc")
 IN = "in "
 """Before the name of a library, among the figures of a row."""
@@ -43,6 +52,18 @@ INTERPRETER = "the interpreter"
 OBJECT = re.compile(r"(c?)ob=\((\d+)\) ?(.*)")
 """A name stands where its number comes first; those of calls' callees begin with a `c`."""
 COST = re.compile(r"[\d+*-]")
+
+
+class Counted(NamedTuple):
+    """What a process was counted to do."""
+
+    instructions: Counter[str]
+    """By the library that they are in."""
+    lines: int
+    """Lines of memory that it fetched from behind a core's own caches."""
+
+    def without(self, other: Counted) -> Counted:
+        return Counted(self.instructions - other.instructions, self.lines - other.lines)
 
 
 def missing() -> list[str]:
@@ -91,9 +112,12 @@ def _fanout(bench: Bench, candidate: Candidate, library: Path) -> None:
     _add(bench, candidate, {"followers": FOLLOWERS}, found, events)
 
 
-def _add(bench: Bench, candidate: Candidate, params: dict[str, Any], found: Counter[str], events: float) -> None:
-    each = {f"{IN}{library}": count / events for library, count in found.items()}
-    bench.results.add(candidate.name, params, instructions=found.total() / events, events=events, **each)
+def _add(bench: Bench, candidate: Candidate, params: dict[str, Any], found: Counted, events: float) -> None:
+    each = {f"{IN}{library}": count / events for library, count in found.instructions.items()}
+    instructions = found.instructions.total() / events
+    bench.results.add(
+        candidate.name, params, instructions=instructions, lines=found.lines / events, events=events, **each
+    )
 
 
 def library_of(path: str) -> str:
@@ -125,20 +149,31 @@ def by_library(dump: str) -> Counter[str]:
     return found
 
 
+def lines_of(dump: str) -> int:
+    """The lines that a dump of callgrind has of memory that was in none of the simulated caches."""
+    events, totals = (re.search(rf"^{name}: (.+)$", dump, re.MULTILINE) for name in ("events", "totals"))
+    assert events is not None, "each dump names what it has"
+    assert totals is not None, "and has it"
+    counted = dict(zip(events[1].split(), map(int, totals[1].split()), strict=False))
+    return sum(counted.get(name, 0) for name in FETCHED)
+
+
 class _Callgrind:
     """How a process is started, and what it has counted."""
 
     def __init__(self, library: Path, folder: Path) -> None:
         self._out = folder / "callgrind"
         self.environment = {"LD_PRELOAD": str(library), "SLOWER": str(SLOWER)}
-        self.command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={self._out}", "--quiet"]
+        caches = ["--cache-sim=yes", f"--LL={CACHE_BYTES},16,{LINE_BYTES}"]
+        self.command = ["valgrind", "--tool=callgrind", *caches, f"--callgrind-out-file={self._out}", "--quiet"]
 
-    def instructions(self) -> Counter[str]:
-        """What was counted until the last dump, or the end, by library. Raises `MeasurementFailed`."""
-        found = [by_library(dump.read_text()) for dump in sorted(self._out.parent.glob("callgrind*"))]
-        if not any(found):
+    def counted(self) -> Counted:
+        """What was counted until the last dump, or the end. Raises `MeasurementFailed`."""
+        dumps = [dump.read_text() for dump in sorted(self._out.parent.glob("callgrind*"))]
+        found = [Counted(by_library(dump), lines_of(dump)) for dump in dumps if "\ntotals: " in dump]
+        if not any(one.instructions for one in found):
             raise MeasurementFailed("callgrind has written nothing")
-        return max(found, key=Counter.total)
+        return max(found, key=lambda one: one.instructions.total())
 
 
 @contextmanager
@@ -149,27 +184,31 @@ def _under_callgrind(library: Path) -> Iterator[_Callgrind]:
 
 def _served(
     bench: Bench, candidate: Candidate, connections: list[Any], levels: list[int], under: _Callgrind
-) -> tuple[Counter[str], float]:
+) -> tuple[Counted, float]:
     command = [*under.command, "--instr-atstart=no"]
+    settle_s = WARM_S + SETTLE_S + (LASTING_S * SLOWER if candidate.gapless else 0)
     with process.serving(candidate, under=command, more=under.environment, start_s=START_S) as server:
+        warming = threading.Timer(settle_s - WARM_S, tell, (server.process.pid, "instrumentation", "on"))
+        warming.start()
         result = bench.load(
             server,
             connections,
             action="ramp",
             levels=levels,
-            settle_s=SETTLE_S + (LASTING_S * SLOWER if candidate.gapless else 0),
+            settle_s=settle_s,
             window_s=0.1,
             late_s=float("inf"),
             deadline_s=START_S,
             meanwhile=[sys.executable, "-m", "bench.counts", str(server.process.pid), str(WINDOW_S)],
         )
+        warming.join()
         during = result["meanwhile"]
         if during["status"]:
             raise MeasurementFailed(f"callgrind: {during['said'].strip()[-300:]}")
-        return under.instructions(), during["events"]
+        return under.counted(), during["events"]
 
 
-def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[Counter[str], float]:
+def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[Counted, float]:
     counted = []
     for window_s in ALONE_S:
         result = process.alone(
@@ -182,21 +221,22 @@ def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[Count
             under=under.command,
             more=under.environment,
         )
-        counted.append((under.instructions(), result["events"]))
+        counted.append((under.counted(), result["events"]))
     (few, few_events), (many, many_events) = counted
-    return many - few, many_events - few_events
+    return many.without(few), many_events - few_events
+
+
+def tell(pid: int, *words: str) -> None:
+    """Tell callgrind in a process what to do. Raises `CalledProcessError`."""
+    subprocess.run(["vgdb", f"--pid={pid}", *words], check=True, stdout=subprocess.DEVNULL)
 
 
 def main(pid: str, seconds: str) -> None:
-    """Count a process for so many seconds and have it write what it counted."""
-
-    def tell(*words: str) -> None:
-        subprocess.run(["vgdb", f"--pid={pid}", *words], check=True, stdout=subprocess.DEVNULL)
-
-    tell("instrumentation", "on")
+    """Count a process for so many seconds and have it write what it counted; callgrind is at it by now."""
+    tell(int(pid), "zero")
     time.sleep(float(seconds))
-    tell("instrumentation", "off")
-    tell("dump")
+    tell(int(pid), "instrumentation", "off")
+    tell(int(pid), "dump")
 
 
 if __name__ == "__main__":

@@ -183,6 +183,8 @@ def per_event(results: dict[str, Any]) -> list[Goal]:
                         [
                             spent_beside_floor(results, f"gapless-{store}", streams=streams),
                             libraries(results, f"gapless-{store}"),
+                            fetched(results, f"gapless-{store}"),
+                            fetched(results, "asgi"),
                         ],
                     )
                 ),
@@ -224,6 +226,14 @@ def libraries(results: dict[str, Any], name: str) -> str:
     if not each:
         return ""
     return f"{full_label(BY_NAME[name])}, instructions per event: {listed(each, SHARE_MIN * sum(each.values()))}"
+
+
+def fetched(results: dict[str, Any], name: str) -> str:
+    """A sentence from callgrind: how much memory is fetched per event, the agent's subtracted."""
+    lines = net(Figures(results, "counts"), name, PACED_STREAMS["generator"], "lines")
+    if not lines:
+        return ""
+    return f"{full_label(BY_NAME[name])} fetches {number(statistics.median(lines))} lines of memory per event"
 
 
 def listed(of: Mapping[str, float], least: float) -> str:

@@ -11,7 +11,7 @@ from bench import goals
 from bench import profile as profiling
 from bench.candidates import BY_NAME, CANDIDATES
 from bench.checkpoints import STEPS
-from bench.counts import IN
+from bench.counts import CACHE_BYTES, IN, LINE_BYTES
 from bench.figures import AGENTS, FRAMEWORKS, Figures, cell, full_label, number, table
 from bench.gaps import ENDS, EXPIRED, EXPIRED_EVENT_BYTES, EXPIRED_EVENTS, JOINED_EVENTS, LISTED, STATE_BYTES
 from bench.page import LATE_FRAME_MS, TOKENS_HZ
@@ -324,9 +324,11 @@ def counts(figures: Figures, plots: Path) -> list[str]:
             continue
         candidate = BY_NAME[row["candidate"]]
         streams = row["params"]["streams"]
-        above = [] if candidate.alone else goals.net(figures, candidate.name, streams, "instructions")
-        found = cell(row["values"]["instructions"])
-        rows.append([full_label(candidate), str(streams), found, cell(above)])
+        cells = [full_label(candidate), str(streams)]
+        for what in ("instructions", "lines"):
+            above = [] if candidate.alone else goals.net(figures, candidate.name, streams, what)
+            cells += [cell(row["values"].get(what, [])), cell(above)]
+        rows.append(cells)
     return [
         "## Instructions",
         "",
@@ -335,7 +337,15 @@ def counts(figures: Figures, plots: Path) -> list[str]:
         "that events come in groups as they do without. Another machine, its neighbours and the hour change nothing "
         "here. The kernel is not in it.",
         "",
-        *table(["", "streams", "instructions per event", "without the agent's"], rows),
+        f"Lines are of memory, {LINE_BYTES} bytes each, and those that are not in a simulated cache of "
+        f"{CACHE_BYTES // 1024**2} MiB, as a core has for itself: they come from where all cores keep theirs, which "
+        "takes as long as some hundred instructions. Where hundreds of runs take turns, what a run needs has left the "
+        "core's own caches when its turn comes.",
+        "",
+        *table(
+            ["", "streams", "instructions per event", "without the agent's", "lines per event", "without the agent's"],
+            rows,
+        ),
         *by_library(figures),
         *by_agent(figures, "followers", "instructions", "one run, instructions per event and follower by followers"),
     ]

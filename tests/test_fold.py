@@ -34,7 +34,7 @@ from gapless.events import (
     ToolCallStartEvent,
     ToolMessage,
 )
-from gapless.fold import COPIED_BYTES_MAX, VOID, Fold, Void
+from gapless.fold import COPIED_BYTES_MAX, GATHERED_MIN, VOID, Fold, Parts, Void
 
 
 def folded(*events: Event) -> Fold:
@@ -335,3 +335,31 @@ def test_a_file_of_the_answer_stays_in_the_sessions_messages():
     fold.take_back(fold.since_mark())
     assert [message.id for message in fold.messages()] == ["r-file-1"]
     assert second.id == "r-file-2"
+
+
+@given(st.lists(st.one_of(st.text(max_size=3), st.integers(0, 400), st.just("cut"))))
+def test_pieces_that_are_gathered_are_the_same_text(steps: list[str | int]) -> None:
+    """Numbers are so many pieces, behind which they are gathered; now and then the text is cut to its half."""
+    parts, said = Parts(), ""
+    for step in steps:
+        if isinstance(step, int):
+            pieces = [f"{number} " for number in range(step)]
+            parts += pieces
+            said += "".join(pieces)
+            parts.gather()
+        elif step == "cut":
+            said = said[: len(said) // 2]
+            parts[:] = [said]
+        else:
+            parts.append(step)
+            said += step
+        assert "".join(parts) == said
+
+
+def test_of_many_pieces_few_are_left():
+    parts = Parts()
+    for number in range(100 * GATHERED_MIN):
+        parts.append(f"{number} ")
+        parts.gather()
+    assert len(parts) < 100 + GATHERED_MIN
+    assert "".join(parts).split() == [str(number) for number in range(100 * GATHERED_MIN)]

@@ -59,12 +59,15 @@ __all__ = [
     "SESSION",
     "VOID",
     "Fold",
+    "Parts",
     "Void",
     "denies",
     "is_left",
     "void_of",
 ]
 
+GATHERED_MIN = 64
+"""Pieces of a text that are joined to one."""
 COPIED_BYTES_MAX = 4 * 1024 * 1024
 """A patch that copies may double the document each time; one that could make it larger than this is not applied."""
 FILE = "gapless.file"
@@ -138,6 +141,23 @@ _TEXT_ROLES: dict[str, type[AssistantMessage | UserMessage | SystemMessage | Dev
 }
 
 
+class Parts(list[str]):
+    """The pieces of a text, as they came. Apart they take ten times its room, so now and then they are gathered."""
+
+    __slots__ = ("_gathered",)
+
+    def __init__(self) -> None:
+        self._gathered = 0
+        """So many are joined pieces already."""
+
+    def gather(self) -> None:
+        """Join those that have come since the last time, if they are many."""
+        gathered = min(self._gathered, len(self))  # what was cut meanwhile is one piece, or none
+        if len(self) - gathered >= GATHERED_MIN:
+            self[gathered:] = ["".join(self[gathered:])]
+            self._gathered = gathered + 1
+
+
 class _Text:
     """A text or reasoning message, or the assistant message that carries tool calls."""
 
@@ -149,7 +169,7 @@ class _Text:
         self.name = name
         self.subagent = subagent
         self.continues: str | None = None
-        self.parts: list[str] = []
+        self.parts = Parts()
         self.calls: list[_Call] = []
         self.open = True
         self.encrypted: str | None = None
@@ -161,7 +181,7 @@ class _Call:
     def __init__(self, id: str, name: str) -> None:
         self.id = id
         self.name = name
-        self.parts: list[str] = []
+        self.parts = Parts()
         self.open = True
         self.encrypted: str | None = None
 
@@ -214,14 +234,16 @@ class Fold:
         self.restarts = 0
         """How often the run was begun anew by another worker; what had come before is void and not in here."""
 
-    def text_parts(self, message_id: str) -> list[str]:
+    def text_parts(self, message_id: str) -> Parts:
         """Return the list that a message's deltas are added to: the recorder's short cut for its hottest event."""
         text = self._texts[message_id]
         if text not in self._spoken:
             self._spoken.append(text)
         return text.parts
 
-    def delta_parts(self, delta: TextMessageContentEvent | ReasoningMessageContentEvent | ToolCallArgsEvent) -> Any:
+    def delta_parts(
+        self, delta: TextMessageContentEvent | ReasoningMessageContentEvent | ToolCallArgsEvent
+    ) -> Parts | None:
         """Return the list that this delta of a message or call was added to, and that the next ones may be; None where
         it was not started."""
         found: _Text | _Call | None

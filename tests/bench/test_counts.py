@@ -57,6 +57,17 @@ totals: 855
     assert counts.library_of("/usr/lib/python3.11/lib-dynload/_json.cpython-311-x86_64-linux-gnu.so") == "_json"
 
 
+def test_lines_of_memory_are_those_that_no_simulated_cache_has() -> None:
+    dump = """
+events: Ir Dr Dw I1mr D1mr D1mw ILmr DLmr DLmw
+fn=(1) main
+10 100 50 20 7 5 3 1 2 4
+totals: 100 50 20 7 5 3 1 2 4
+"""
+    assert counts.lines_of(dump) == 7
+    assert counts.lines_of("events: Ir Dr Dw I1mr D1mr D1mw ILmr DLmr DLmw\ntotals: 9 8\n") == 0, "zeros are left out"
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_a_slow_process_waits_as_long_by_its_own_clock(tmp_path: Path) -> None:
     library = tmp_path / "slowly.so"

@@ -19,6 +19,7 @@ from gapless.journals.postgres_schema import SCHEMA_VERSION
 from gapless.records import ModelUsage
 from tests.journals.conformance import WAIT_S, Worker, a_run, an_end, an_event
 from tests.journals.postgres_place import DatabasePlace
+from tests.journals.times import times_of
 from tests.support.postgres import Postgres
 
 TO_VERSION_1 = (
@@ -141,9 +142,9 @@ async def test_runs_of_the_first_version_go_on_with_times(database: str) -> None
             connection.execute(step)
     worker = await opened(database, "next")
     assert [run.id for run in await worker.store.take_over(60)] == ["r"]  # its worker has closed its store
-    assert await worker.store.times("r") == []
+    assert await times_of(worker, "r") == []
     assert not await worker.store.append([Append("r", 2, [an_event("2")], at=5_001)])
-    assert await worker.store.times("r") == [(2, 5_001)]
+    assert await times_of(worker, "r") == [(2, 5_001)]
     await worker.end("r", 3, usage=[ModelUsage(model="m", requests=1)])
     run = await worker.store.get_run("r")
     assert run is not None

@@ -16,6 +16,7 @@ from gapless.journals.sqlite_schema import MIGRATIONS, SCHEMA_VERSION
 from gapless.records import RunStatus
 from tests.journals.conformance import Cluster, a_run, an_event
 from tests.journals.sqlite_place import FilePlace, open_and_read
+from tests.journals.times import times_of
 
 TO_VERSION_11 = """
 DROP INDEX runs_active;
@@ -254,14 +255,14 @@ async def test_a_run_in_a_file_of_version_5_has_times_from_now_on(tmp_path: Path
     """Its worker was killed."""
     cluster = Cluster(FilePlace(old_file(5, tmp_path)))
     a = await cluster.worker("new")
-    assert await a.store.times("done") == await a.store.times("spoken") == []
+    assert await times_of(a, "done") == await times_of(a, "spoken") == []
     await cluster.lapse(a)
     assert not await a.store.append([Append("spoken", 302, [an_event("302")], at=5_001)])
-    assert await a.store.times("spoken") == [(302, 5_001)]
+    assert await times_of(a, "spoken") == [(302, 5_001)]
     await a.end("spoken", 303)
     said = [*(f"word {n}" for n in range(300)), "not yet sealed", "302", "end"]
     assert await a.read_all("spoken") == [an_event(text) for text in said]
-    assert await a.store.times("spoken") == [(302, 5_001)]
+    assert await times_of(a, "spoken") == [(302, 5_001)]
     await cluster.close()
 
 

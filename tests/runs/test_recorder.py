@@ -528,3 +528,21 @@ def test_what_a_trial_takes_is_recorded_and_what_it_refuses_is_not(batches: list
     recorder.close_open()
     events = [decode_event(event) for event in journal.written]
     check_order([*events, RunFinishedEvent(thread_id="s", run_id="r")])
+
+
+@pytest.mark.parametrize("kind", ["text", "reasoning", "arguments"])
+def test_the_words_of_a_long_message_are_not_kept_one_by_one(kind: str) -> None:
+    """By the short way, for each kind of delta that it takes."""
+    words = [f"{number} " for number in range(5_000)]
+    match kind:
+        case "text":
+            items: list[Any] = list(words)
+        case "reasoning":
+            items = [ReasoningMessageContentEvent(message_id="m", delta=word) for word in words]
+        case _:
+            start = ToolCallStartEvent(tool_call_id="c", tool_call_name="f")
+            items = [start, *(ToolCallArgsEvent(tool_call_id="c", delta=word) for word in words)]
+    _, recorder = record(*items)
+    kept = [one.parts for one in recorder.fold._texts.values()] + [one.parts for one in recorder.fold._calls.values()]
+    assert "".join(words) in map("".join, kept)
+    assert sum(map(len, kept)) < len(words) / 10

@@ -9,6 +9,20 @@ import pytest
 from gapless.http.direct import DirectWriter, TakenConnection
 
 
+class _Noted:
+    """A transport whose pieces are noted as they are written."""
+
+    def __init__(self, transport: Any, pieces: list[bytes]) -> None:
+        self._transport, self._pieces = transport, pieces
+
+    def write(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._transport.write(piece)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Writes:
     """What was written without a task since this was made: frames, as one text."""
 
@@ -22,13 +36,7 @@ class Writes:
 
         def made(writer: Any, *given: Any, **named: Any) -> None:
             make(writer, *given, **named)
-            write = writer.write_chunk
-
-            def noted(chunk: bytes) -> None:
-                self.pieces.append(chunk)
-                write(chunk)
-
-            writer.write_chunk = noted
+            writer.transport = _Noted(writer.transport, self.pieces)
 
         monkeypatch.setattr(kind, "__init__", made)
 

@@ -34,12 +34,13 @@ _PROXY_HEADERS = ("uvicorn.middleware.proxy_headers", "ProxyHeadersMiddleware")
 class Direct(Protocol):
     """Writes pieces of one answer, whose headers have been sent, without waiting."""
 
+    transport: Any
+    """Takes what is written: each piece, which is not empty, as `chunk_of` makes it, once for all who are written the
+    same."""
+
     @property
     def ready(self) -> bool:
         """Returns whether the client takes what is written: it is there, and reads."""
-
-    def write_chunk(self, chunk: bytes, /) -> None:
-        """Write one piece, which is not empty, as `chunk_of` makes it: once for all who are written the same."""
 
 
 def chunk_of(body: bytes) -> bytes:
@@ -50,10 +51,10 @@ def chunk_of(body: bytes) -> bytes:
 class DirectWriter:
     """Writes pieces of one chunked answer (RFC 9112, section 7.1) beside the server's own `send`."""
 
-    __slots__ = ("_cycle", "_flow", "write_chunk")
+    __slots__ = ("_cycle", "_flow", "transport")
 
     def __init__(self, cycle: Any) -> None:
-        self._cycle, self._flow, self.write_chunk = cycle, cycle.flow, cycle.transport.write
+        self._cycle, self._flow, self.transport = cycle, cycle.flow, cycle.transport
 
     @property
     def ready(self) -> bool:
@@ -118,23 +119,19 @@ class Handover:
         return None
 
 
-class TakenConnection(asyncio.Protocol):
+class _Touched:
+    """Has what each write touches, side by side, as `Journal` has."""
+
+    __slots__ = ("ready", "transport")
+
+
+class TakenConnection(_Touched, asyncio.Protocol):
     """A connection whose answer is under way, and nothing else of it: a chunked answer (RFC 9112, section 7.1)."""
 
-    __slots__ = (
-        "_again",
-        "_drained",
-        "_handover",
-        "_keeps_alive",
-        "_on_lost",
-        "_transport",
-        "ended",
-        "ready",
-        "write_chunk",
-    )
+    __slots__ = ("_again", "_drained", "_handover", "_keeps_alive", "_on_lost", "ended")
 
     def __init__(self, transport: Any, handover: Handover, on_lost: Callable[[], None], *, keeps_alive: bool) -> None:
-        self._transport, self.write_chunk = transport, transport.write
+        self.transport = transport
         self._handover = handover
         self._on_lost: Callable[[], None] | None = on_lost
         """None once it was called, or never will be: it is of who writes here, which refers to this."""
@@ -152,24 +149,24 @@ class TakenConnection(asyncio.Protocol):
         while not self.ready:
             self._drained = asyncio.get_running_loop().create_future()
             await self._drained
-        if self._transport.is_closing():
+        if self.transport.is_closing():
             raise OSError("the client is gone")
         body = message["body"]
         piece = chunk_of(body) if body else b""
         if message["more_body"]:
-            self._transport.write(piece)
+            self.transport.write(piece)
             return
-        self._transport.write(piece + b"0\r\n\r\n")
+        self.transport.write(piece + b"0\r\n\r\n")
         self.ended = True
         self._handover.state.total_requests += 1
         if self._keeps_alive:
             self._give_back()
         else:
-            self._transport.close()
+            self.transport.close()
 
     def _give_back(self) -> None:
         """Let the server have the connection for the next request."""
-        transport, handover, self._on_lost = self._transport, self._handover, None
+        transport, handover, self._on_lost = self.transport, self._handover, None
         handover.state.connections.discard(self)
         handover.let_go()
         protocol = handover.again()
@@ -188,7 +185,7 @@ class TakenConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection of an answer that has been left before its end."""
         if not self.ended:
-            self._transport.close()
+            self.transport.close()
 
     # -- what the transport and the server say ----------------------------------------------------------------------
 
@@ -204,7 +201,7 @@ class TakenConnection(asyncio.Protocol):
         """Keep what the client sends already, for when its answer has ended: a read of it, and no more."""
         if self._again or (data := data.lstrip(b"\r\n")):  # an empty line may come before a request (RFC 9112, 2.2)
             if not self._again:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
             self._again += data
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -220,7 +217,7 @@ class TakenConnection(asyncio.Protocol):
         self._keeps_alive = False
         closing_s = self._handover.closing_s()
         if closing_s is not None:
-            asyncio.get_running_loop().call_later(closing_s, self._transport.abort)
+            asyncio.get_running_loop().call_later(closing_s, self.transport.abort)
 
 
 def writer_of(send: Send) -> DirectWriter | None:

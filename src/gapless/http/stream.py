@@ -216,21 +216,22 @@ class Carrier(Protocol):
         """Keep a silent connection alive."""
 
 
-class Delivery(OpenDelivery):
+class _Touched(OpenDelivery):
+    """Has what each event touches, side by side, as `Journal` has."""
+
+    __slots__ = ("_direct", "_encoder", "_journal", "_sent", "_stateless")
+
+
+class Delivery(_Touched):
     """Delivers one run to one client, from a cursor to the run's end, by whatever carries it."""
 
     __slots__ = (
         "_carrier",
         "_cursor",
-        "_direct",
-        "_encoder",
         "_follower",
-        "_journal",
         "_lasts",
         "_merge",
         "_reading",
-        "_sent",
-        "_stateless",
         "_voids",
         "run_id",
     )
@@ -291,7 +292,7 @@ class Delivery(OpenDelivery):
             self.nudge()
             return
         if not self._sent:
-            self._direct.write_chunk(chunk_of(KEEP_ALIVE))
+            self._direct.transport.write(chunk_of(KEEP_ALIVE))
         self._sent = False
 
     def _waits_to_be_taken(self) -> bool:
@@ -404,7 +405,7 @@ class Delivery(OpenDelivery):
                 chunk = self._shared(first_seq, events)
             if chunk:
                 self._sent = True
-                direct.write_chunk(chunk)
+                direct.transport.write(chunk)
             return True
         if len(events) == 1:
             group = self._encoder.encode_one(first_seq, event)
@@ -412,7 +413,7 @@ class Delivery(OpenDelivery):
             group = self._encode(self._carrier, first_seq, events, False, 0)
         if group:
             self._sent = True
-            direct.write_chunk(b"%x\r\n%b\r\n" % (len(group), group))  # as `chunk_of` does, without a call for each
+            direct.transport.write(b"%x\r\n%b\r\n" % (len(group), group))  # as `chunk_of` does, without a call for each
         return True
 
     def _shared(self, first_seq: int, events: list[bytes]) -> bytes:

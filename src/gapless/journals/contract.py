@@ -71,7 +71,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-class GroupTime(NamedTuple):
+class GroupTime(msgspec.Struct, frozen=True, gc=False):  # four a second and run, which a long run keeps
     """Says when a group of a run's events was given to the store to be accepted."""
 
     seq: int

@@ -47,8 +47,11 @@ HELD_S = 0.005
 RETRY_FIRST_S, RETRY_MAX_S = 0.05, 1.0
 """Pause between attempts while the store is unavailable, doubling."""
 TIMES_APART_MS, PAUSE_S = 250, 0.1
-"""A run's group that comes so soon behind the last one whose time is kept, without such a pause before it, has none of
-its own: so times cost less than a byte per word of a model, and what was waited for is known."""
+"""Of a run's groups in one such stretch of the clock the first has a time of its own, and each behind such a pause:
+so times cost less than a byte per word of a model, and what was waited for is known."""
+STRETCHES = 256
+"""Stretches are told apart by numbers up to this, which Python has ready: one of a run's own would have to be fetched
+for each event."""
 STORE_PATIENCE_S = 30.0
 """A store unavailable for this long fails the runs that wait for it."""
 
@@ -72,7 +75,38 @@ class Slice(msgspec.Struct, gc=False):
     behind: bool
 
 
-class Journal:
+class _Touched:
+    """Has what each event of a journal touches, side by side: a class lays its slots out by name, behind its base's.
+
+    Where hundreds of runs take turns, nothing of a run is in a processor's nearest caches when its turn comes, and each
+    line of 64 bytes that is fetched costs as much as ten bytecodes."""
+
+    __slots__ = (
+        "_beside",
+        "_bytes",
+        "_given_bytes",
+        "_gone_bytes",
+        "_hub",
+        "_in_flight",
+        "_live_now",
+        "_pause_noted_s",
+        "_pending",
+        "_queued",
+        "_taken_at",
+        "_timed_in",
+        "_waiters",
+        "_window",
+        "appended",
+        "followers",
+        "full",
+        "last",
+        "lost",
+        "owned",
+        "run_id",
+    )
+
+
+class Journal(_Touched):
     """One run's journal in this process: the newest accepted events, and who waits for more.
 
     `last` is the newest accepted position, `closed` says that it is the terminal event's. `append` and `close` are for
@@ -80,43 +114,22 @@ class Journal:
     """
 
     __slots__ = (
-        "_beside",
-        "_bytes",
         "_checkpoint",
         "_end",
         "_first",
-        "_given_bytes",
-        "_gone_bytes",
         "_held",
-        "_hub",
-        "_in_flight",
         "_live",
-        "_live_now",
         "_notices",
-        "_pause_noted_s",
-        "_pending",
-        "_queued",
         "_saved",
         "_saves",
         "_saves_in_flight",
         "_status",
         "_taken",
-        "_taken_at",
-        "_timed_until",
-        "_waiters",
-        "_window",
-        "appended",
         "aside_bytes",
         "closed",
         "encoded",
-        "followers",
-        "full",
         "gap_max_s",
-        "last",
-        "lost",
         "opening",
-        "owned",
-        "run_id",
     )
 
     def __init__(self, hub: Journals, run_id: str, *, owned: bool, last: int = 0, closed: bool = False) -> None:
@@ -143,8 +156,8 @@ class Journal:
         """When the last group was given to the store, by the loop's clock."""
         self._pause_noted_s = 0.0
         """What a pause has to be longer than to be of interest."""
-        self._timed_until = 0
-        """From when on a group needs a time of its own, in ms."""
+        self._timed_in = -1
+        """The stretch of the clock in which a group was last given a time."""
         self._hub = hub
         self._window: list[bytes] = []
         self._first = last + 1
@@ -154,7 +167,8 @@ class Journal:
         """Of these, what the store was given, or has told."""
         self._gone_bytes = 0
         """Of those, what is not in the window any more."""
-        self._pending: list[bytes] = []
+        self._pending: list[bytes] | tuple[()] = ()
+        """What was handed over since; the list is made for the first of it: a run that is silent keeps none."""
         self._in_flight: Append | None = None
         """What the store has been given and has not answered yet."""
         self._held: asyncio.TimerHandle | None = None
@@ -179,17 +193,21 @@ class Journal:
 
     def append(self, event: bytes) -> None:
         """Hand one event to the writer. It is delivered once the store has accepted it."""
-        self._pending.append(event)
         self.appended += 1
         self._bytes += len(event)
+        pending = self._pending
+        if pending:
+            pending.append(event)
+            if len(pending) >= PENDING_EVENTS_MAX or self._bytes - self._given_bytes >= PENDING_BYTES_MAX:
+                self.full = True
+        else:
+            self._pending = [event]
         if not self._queued:
             self._queued = True
             hub = self._hub
             hub._dirty.append(self)
             if hub._sleeper is not None:
                 hub._wake_writer()
-        elif len(self._pending) >= PENDING_EVENTS_MAX or self._bytes - self._given_bytes >= PENDING_BYTES_MAX:
-            self.full = True
 
     @property
     def size_bytes(self) -> int:
@@ -298,37 +316,37 @@ class Journal:
         """Drop what has not been accepted: another worker owns the run."""
         if self._queued:  # won again, it would stand there twice, and be given to the store twice at once
             self._hub._dirty.remove(self)
-        self._pending, self._queued, self._beside = [], False, False
+        self._pending, self._queued, self._beside = (), False, False
         self._bytes = self._given_bytes = self._gone_bytes + sum(map(len, self._window))
         self._end = self._status = self._checkpoint = None
         self._taken, self._notices, self._in_flight = [], (), None
         self.appended, self.full = self.last, False
         self._wake()
 
-    def _take(self, now: float, now_ms: int) -> Append:
-        """Return what is pending, to be given to the store."""
+    def _take(self, now: float, now_ms: int, stretch: int) -> Append:
+        """Return what is pending, to be given to the store `now`, which is in that stretch of the clock."""
         if self.full or self._beside:
-            return self._take_more(now, now_ms)
-        self._in_flight = batch = Append(self.run_id, self.last + 1, self._pending)
-        self._given_bytes, self._pending, self._queued = self._bytes, [], False
+            return self._take_more(now, now_ms, stretch)
+        self._in_flight = batch = Append(self.run_id, self.last + 1, self._pending or [])
+        self._given_bytes, self._pending, self._queued = self._bytes, (), False
         pause_s, self._taken_at = now - self._taken_at, now
-        if pause_s > self._pause_noted_s or now_ms >= self._timed_until:
-            self._note_time(batch, pause_s, now_ms)
+        if pause_s > self._pause_noted_s or stretch != self._timed_in:
+            self._note_time(batch, pause_s, now_ms, stretch)
         return batch
 
-    def _note_time(self, batch: Append, pause_s: float, now_ms: int) -> None:
+    def _note_time(self, batch: Append, pause_s: float, now_ms: int, stretch: int) -> None:
         """Keep the time of a batch that needs one, and the pause before it, if it was the longest."""
         self.gap_max_s = max(self.gap_max_s, pause_s)
         self._pause_noted_s = min(self.gap_max_s, PAUSE_S)
-        if batch.events and (pause_s > PAUSE_S or now_ms >= self._timed_until):
-            batch.at, self._timed_until = now_ms, now_ms + TIMES_APART_MS
+        if batch.events and (pause_s > PAUSE_S or stretch != self._timed_in):
+            batch.at, self._timed_in = now_ms, stretch
 
-    def _take_more(self, now: float, now_ms: int) -> Append:
+    def _take_more(self, now: float, now_ms: int, stretch: int) -> Append:
         """Return what is pending, with what goes with the newest events; or the first of it."""
         beside, self._beside, self.full = self._beside, False, False
         if self._bytes - self._given_bytes > BATCH_BYTES_MAX and len(self._pending) > 1:
-            return self._take_part(now, now_ms, beside=beside)
-        batch = self._take(now, now_ms)
+            return self._take_part(now, now_ms, stretch, beside=beside)
+        batch = self._take(now, now_ms, stretch)
         if beside:
             batch.end, batch.status, batch.notices = self._end, self._status, self._notices
             batch.checkpoint, batch.taken, self._saves_in_flight = self._checkpoint, self._taken, self._saves
@@ -338,15 +356,15 @@ class Journal:
                 self._held = None
         return batch
 
-    def _take_part(self, now: float, now_ms: int, *, beside: bool) -> Append:
+    def _take_part(self, now: float, now_ms: int, stretch: int, *, beside: bool) -> Append:
         """Return the first of what is pending: it is more than a batch may be. What goes with the newest waits."""
-        pending, size = self._pending, self._bytes
+        pending, size = list(self._pending), self._bytes
         count, room = 1, BATCH_BYTES_MAX - len(pending[0])
         while (room := room - len(pending[count])) >= 0:  # all of them are more
             count += 1
         rest = pending[count:]
         self._pending, self._bytes = pending[:count], size - sum(map(len, rest))
-        batch = self._take(now, now_ms)
+        batch = self._take(now, now_ms, stretch)
         self._pending, self._bytes, self._beside, self.full = rest, size, beside, sum(map(len, rest)) > BATCH_BYTES_MAX
         self._enqueue()
         return batch
@@ -474,10 +492,14 @@ class Journal:
         self._advance(events, closed)
 
 
-class Follower:
+class _TouchedOfFollower:
+    __slots__ = ("after", "push")
+
+
+class Follower(_TouchedOfFollower):
     """One reader of a journal: a cursor that moves."""
 
-    __slots__ = ("_kept_up", "_left", "_nudged", "_waiter", "after", "coalesce_s", "journal", "push")
+    __slots__ = ("_kept_up", "_left", "_nudged", "_waiter", "coalesce_s", "journal")
 
     def __init__(self, journal: Journal, after: int = 0, *, coalesce_s: float = 0.0) -> None:
         self.journal = journal
@@ -661,8 +683,6 @@ class Journals:
         self._dirty: list[Journal] = []
         self._urgent = False
         """The next group waits for no credit."""
-        self._now_ms = 0
-        """When the last group was given to the store, by the clock on the wall."""
         self._sleeper: asyncio.Future[None] | None = None
         self._pausing: asyncio.Future[None] | None = None
         """What the writer waits for, when it has nothing to do, and when it has no credit."""
@@ -879,16 +899,13 @@ class Journals:
 
     async def _commit(self, dirty: list[Journal]) -> None:
         began, now_ms = self.loop.time(), time.time_ns() // 1_000_000
-        if now_ms < self._now_ms:  # the clock was set back
-            for journal in self._journals.values():
-                journal._timed_until = 0
-        self._now_ms = now_ms
+        stretch = now_ms // TIMES_APART_MS % STRETCHES
         taken: list[Journal] = []
         batches: list[Append] = []
         for journal in dirty:
             if journal.owned and journal._queued:
                 taken.append(journal)
-                batches.append(journal._take(began, now_ms))
+                batches.append(journal._take(began, now_ms, stretch))
         if not taken:
             return
         refused = await self._append(batches)

@@ -16,14 +16,14 @@ __all__ = ["pack_times", "unpack_times"]
 def pack_times(first_seq: int, times: Iterable[GroupTime]) -> bytes:
     """Write the times of groups in the segment from `first_seq` on, in order."""
     packed, before, at_before = bytearray(), first_seq, 0
-    for seq, at in times:
-        after = at - at_before
-        for number in (seq - before, 2 * after if after >= 0 else -2 * after - 1):
+    for time in times:
+        after = time.at - at_before
+        for number in (time.seq - before, 2 * after if after >= 0 else -2 * after - 1):
             while number > 0x7F:
                 packed.append(number & 0x7F | 0x80)
                 number >>= 7
             packed.append(number)
-        before, at_before = seq, at
+        before, at_before = time.seq, time.at
     return bytes(packed)
 
 

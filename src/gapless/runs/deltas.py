@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from gapless.events import ToolCallArgsEvent, encode_event
+from gapless.fold import Parts
 from gapless.halves import Delta
 from gapless.jsontext import with_plain_lines
 
@@ -19,14 +20,14 @@ class DeltasOf:
     """Knows the message or call that `event`, a delta that was recorded, is of. It is open, nothing has come since, and
     `parts` is where its texts are kept. One event of it has at most `bytes_max` bytes."""
 
-    __slots__ = ("_author", "_bytes_max", "_head", "_id", "_is_call", "_kind", "_parts")
+    __slots__ = ("_author", "_bytes_max", "_head", "_id", "_is_call", "_kind", "parts")
 
-    def __init__(self, event: Delta, parts: list[str], bytes_max: int) -> None:
+    def __init__(self, event: Delta, parts: Parts, bytes_max: int) -> None:
         self._kind: Any = type(event)
         self._is_call = isinstance(event, ToolCallArgsEvent)
         self._id = event.tool_call_id if isinstance(event, ToolCallArgsEvent) else event.message_id
         self._author = event.subagent_run_id
-        self._parts = parts
+        self.parts = parts
         self._bytes_max = bytes_max
         self._head = b""
 
@@ -54,7 +55,7 @@ class DeltasOf:
         encoded = (self._head or self._begin()) + text + b"}"
         if len(encoded) > self._bytes_max:
             return None
-        self._parts.append(delta)
+        self.parts.append(delta)
         return encoded
 
     def _begin(self) -> bytes:

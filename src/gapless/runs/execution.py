@@ -302,16 +302,16 @@ class Execution:
         self._context = ctx = await _context_of(self)
         self._state_before = _encode(ctx.state)
         await self._go_on(ctx, again=again)
-        journal, add = self.journal, self._recorder.add
+        journal, recorder = self.journal, self._recorder
         self._began, first = time.monotonic(), True
         with self._span.current(), _ExitsAsErrors(), as_current(ctx):
             stream = self._agent.run(ctx)
             try:
                 async for item in stream:
                     if type(item) is not str and type(item) in LARGE:
-                        await self._blobs.record(item, self._recorder)
+                        await self._blobs.record(item, recorder)
                     else:
-                        add(item)
+                        recorder.add(item)
                     if first:
                         self._first_event()
                         first = False

@@ -157,7 +157,8 @@ class Readers:
             if run.expired or (not maker.cut and maker.last_seq < run.last_seq):
                 merged = await self.merged(run.id, maker.last_seq)
                 while part := await self._journals.store.times(run.id, maker.clock.known):
-                    maker.clock.learn(part)  # behind the events, so that each finds its own
+                    # Behind the events, so that each finds its own.
+                    maker.clock.learn((time.seq, time.at) for time in part)
                 size = sum(len(event) for _, event in merged)
                 await aside(size, lambda: maker.extend((seq, decode_event(event)) for seq, event in merged))
             made = maker.timeline(after)

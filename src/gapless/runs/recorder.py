@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Collection
+from functools import cache
 from typing import Any, Protocol, get_args
 
 import msgspec
@@ -39,7 +40,7 @@ from gapless.events import (
     delta_head,
     encode_event,
 )
-from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold
+from gapless.fold import CONTINUES, LEFT, RESTARTED, VOID, Fold, Parts
 from gapless.halves import DELTAS, Halves, JoinedDeltas
 from gapless.jsontext import with_plain_lines
 from gapless.records import now_ms
@@ -55,6 +56,12 @@ _encode_text = msgspec.json.Encoder().encode
 
 _TEXT_SPLIT_FACTOR = 8
 """A character takes at most 6 bytes of JSON; so much of a text surely fits one event of `event_bytes_max`."""
+
+
+@cache
+def _text_chars_max(event_bytes_max: int) -> int:
+    """Return so much of a text as surely fits one event: one and the same number for all runs, which is at hand."""
+    return event_bytes_max // _TEXT_SPLIT_FACTOR
 
 
 class Log(Protocol):
@@ -79,8 +86,37 @@ class Nowhere:
         self.size_bytes += len(event)
 
 
-class Recorder:
+class _Touched:
+    """Has what each word touches, side by side, as `Journal` has."""
+
+    __slots__ = ("_deltas", "_journal", "_more_head", "_text_chars_max", "_text_parts", "_unchecked_until")
+
+
+class Recorder(_Touched):
     """Writes one run's events to its journal."""
+
+    __slots__ = (
+        "_barred",
+        "_bytes_max",
+        "_cut_id",
+        "_events_max",
+        "_halves",
+        "_joined",
+        "_limits",
+        "_messages",
+        "_order",
+        "_paused",
+        "_sealed",
+        "_text_head",
+        "_text_id",
+        "failure",
+        "finish",
+        "fold",
+        "limits",
+        "run_id",
+        "session_id",
+        "setting_aside",
+    )
 
     def __init__(self, journal: Log, run_id: str, session_id: str, limits: Limits) -> None:
         self.run_id = run_id
@@ -95,7 +131,6 @@ class Recorder:
         self._journal = journal
         self.limits = self._limits = limits
         self._events_max, self._bytes_max = limits.journal_events_max, limits.journal_bytes_max
-        self._append = journal.append
         self._order = Order(run_id)
         self._messages = 0
         self._text_id: str | None = None
@@ -104,14 +139,14 @@ class Recorder:
         self._more_head: bytes | None = None
         """The same, while more plain text may go the short way: the message is open, no half a character waits, and
         nothing bars it."""
-        self._text_parts: list[str] = []
+        self._text_parts = Parts()
         self._cut_id: str | None = None
         """The message that plain text went to when another worker was lost, and goes on with."""
         self._halves = Halves()
         self._joined = JoinedDeltas()
         self._deltas: DeltasOf | None = None
         """What the last event was a delta of, which the next one mostly is too."""
-        self._text_chars_max = limits.event_bytes_max // _TEXT_SPLIT_FACTOR
+        self._text_chars_max = _text_chars_max(limits.event_bytes_max)
         self._unchecked_until = 0
         """Up to this position, deltas that go the short way cannot bring the journal over its limits."""
         self._sealed = False
@@ -146,9 +181,9 @@ class Recorder:
                 self._text_parts.append(item)
                 if not text.isascii():
                     text = with_plain_lines(text)
-                self._append(head + text + b"}")
+                self._journal.append(head + text + b"}")
         elif (deltas := self._deltas) is not None and (encoded := deltas.more(item)) is not None:
-            self._append(encoded)
+            self._journal.append(encoded)
         else:
             self._add(item)
         if self._journal.appended > self._unchecked_until:
@@ -173,6 +208,11 @@ class Recorder:
             self._more_head = self._text_head
 
     def _check_limits(self) -> None:
+        """Look whether the journal is over its limits, and gather what has come since the last time. Raises
+        `RunLimit`."""
+        self._text_parts.gather()
+        if self._deltas is not None:
+            self._deltas.parts.gather()
         appended, size = self._journal.appended, self._journal.size_bytes
         if appended > self._events_max:
             raise RunLimit(f"run {self.run_id}: more than journal_events_max={self._events_max} events")
@@ -215,7 +255,7 @@ class Recorder:
         self._text_parts.append(delta)
         if not encoded.isascii():
             encoded = with_plain_lines(encoded)
-        self._append(self._text_head + encoded + b"}")
+        self._journal.append(self._text_head + encoded + b"}")
 
     def _open_text(self) -> None:
         self._deltas = None
@@ -322,7 +362,7 @@ class Recorder:
     def _write(self, event: Event, encoded: bytes) -> None:
         self._unchecked_until = 0
         self.fold.add(event)
-        self._append(encoded)
+        self._journal.append(encoded)
 
     # -- the run's frame --------------------------------------------------------------------------------------------
 
