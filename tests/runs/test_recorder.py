@@ -543,6 +543,7 @@ def test_the_words_of_a_long_message_are_not_kept_one_by_one(kind: str) -> None:
             start = ToolCallStartEvent(tool_call_id="c", tool_call_name="f")
             items = [start, *(ToolCallArgsEvent(tool_call_id="c", delta=word) for word in words)]
     _, recorder = record(*items)
-    kept = [one.parts for one in recorder.fold._texts.values()] + [one.parts for one in recorder.fold._calls.values()]
+    fold = recorder.fold
+    kept = [one.parts for known in (fold._texts, fold._thoughts, fold._calls) for one in known.values()]
     assert "".join(words) in map("".join, kept)
     assert sum(map(len, kept)) < len(words) / 10
