@@ -433,9 +433,7 @@ class Conversation {
   }
 
   async #create() {
-    const { id } = await authorised(() => client.createSession({ signal: this.signal }));
-    this.signal.throwIfAborted(); // else what is typed in another conversation by now would be taken for this one's
-    this.id = id;
+    this.id = (await authorised(() => client.createSession({ signal: this.signal }))).id;
     attachments.begun(this.id);
     noteDraft(); // what is typed by now is this conversation's
     drafts.forget(null);
