@@ -190,6 +190,29 @@ test("page: what is typed for a new conversation is its own once it has begun, a
   await attached(page, "then.txt", "late.txt");
 });
 
+test("page: what was to begin a conversation that is left at once is not lost", async () => {
+  const page = await open();
+  await ask(page, "one");
+  await turnIs(page, "finished");
+  server.intercept = (request) => request.method === "POST" && request.url === "/sessions"; // it does not answer
+  const leave = { "another one": () => show(page, "s1", "one"), "a new one": () => page.click("#new") };
+  for (const [name, go] of Object.entries(leave)) {
+    await page.click("#new");
+    await page.setInputFiles("#files", [file("a.txt")]);
+    await attached(page, "a.txt");
+    const asked = page.waitForRequest((it) => it.method() === "POST" && it.url().endsWith("/sessions"));
+    await ask(page, "two");
+    await asked;
+    await go();
+    if (name === "another one") await page.click("#new");
+    await typed(page, "two");
+    await attached(page, "a.txt");
+    assert.equal(await page.locator(".turn").count(), 0);
+    await page.fill("#message", "");
+    await page.click('[aria-label="Remove a.txt"]');
+  }
+});
+
 test("page: nothing is kept for a conversation that is gone, and of another tab nothing is known", async () => {
   const page = await open();
   for (const said of ["one", "two", "three"]) {

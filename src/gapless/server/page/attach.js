@@ -60,9 +60,10 @@ export class Attachments {
     return parts;
   }
 
-  /** Gives back what could not be sent. */
-  restore(parts) {
-    for (const part of parts) this.#put(this.#tray, part, part.source.value.length * 0.75);
+  /** Gives back what could not be sent to this conversation, null for one that is not begun. */
+  restore(sessionId, parts) {
+    const tray = this.#kept.get(sessionId) ?? { id: sessionId, files: [] };
+    for (const part of parts) this.#put(tray, part, part.source.value.length * 0.75);
   }
 
   /** Shows the files of another conversation, null for one that is not begun; those of the one before wait for it. */

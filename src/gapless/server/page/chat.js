@@ -420,7 +420,10 @@ class Conversation {
         }),
       );
     } catch (error) {
-      if (this.signal.aborted) return;
+      if (this.signal.aborted) {
+        if (this.id === null) giveBack(message); // else it is sent when the conversation is looked at again
+        return;
+      }
       this.remove(turn);
       if (error instanceof StreamError) sessionStorage.removeItem(UNSENT_ITEM);
       throw error;
@@ -581,7 +584,7 @@ async function submit(message, runId, agent, after) {
   } catch (error) {
     showAlert(`Not sent. ${describe(error)}`, awayIs(error));
     if ($("message").value === "") $("message").value = textIn(message);
-    if (attachments.parts.length === 0) attachments.restore(filesIn(message));
+    if (attachments.parts.length === 0) attachments.restore(conversation.id, filesIn(message));
     fitMessage();
     noteDraft();
   }
@@ -620,6 +623,16 @@ const drafts = new Drafts();
 
 function noteDraft() {
   drafts.keep(conversation.id, $("message").value);
+}
+
+/** Gives back what was to begin a conversation that was left before the server had it, unless something else is typed by now. */
+function giveBack(message) {
+  if (drafts.of(null) !== "") return;
+  drafts.keep(null, textIn(message));
+  attachments.restore(null, filesIn(message));
+  if (conversation.id !== null) return;
+  $("message").value = drafts.of(null);
+  fitMessage();
 }
 
 /** Forgets what was to be sent to a conversation that is gone. */
