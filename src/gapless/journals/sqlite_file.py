@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
 from gapless.journals import process
 from gapless.journals.sqlite_schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, create_tables, migrate
+from gapless.outage import Outage
 
 __all__ = ["Due", "SQLiteFile", "blob", "immediately", "scalar"]
 
@@ -230,6 +231,7 @@ class SQLiteFile:
 
     async def keep_checkpointing(self) -> None:
         """Move the WAL into the file, in a thread, for as long as the store is open."""
+        outage = Outage(log, f"store {self.path}: checkpoint")
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             self.look_at_path()
@@ -238,8 +240,9 @@ class SQLiteFile:
             self._dirty, self._passing = False, 0
             try:
                 self._note_held(await self._shorten_wal())
+                outage.over()
             except (sqlite3.Error, OSError) as error:
-                log.warning("store %s: checkpoint: %s", self.path, error)
+                outage.failed(error)
 
     async def _shorten_wal(self) -> int:
         """Move the WAL, and let it start over if it is past its bound; how many bytes it has if somebody who reads it

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from gapless.errors import StoreUnavailable
 from gapless.journals.contract import WorkerFenced
 from gapless.journals.journal import Journals
+from gapless.outage import Outage
 from gapless.records import RunRecord, now_ms
 from gapless.runs.request import new_id
 from gapless.tasks import end_tasks
@@ -117,6 +118,7 @@ class Keeper:
         expire_at = time.monotonic() + EXPIRE_EVERY_S / 10
         pause_s = min(self._lease_s / RENEWALS_PER_LEASE, WATCH_S)
         renew_at = 0.0
+        outage = Outage(log, f"worker {journals.worker_id}: the store is unavailable")
         while not self._closing:  # a client library may have swallowed the cancel that came while it was at work
             asked, self._asked = self._asked, []
             try:
@@ -124,6 +126,7 @@ class Keeper:
                     await self.sweep()
                     renew_at = time.monotonic() + self._lease_s / RENEWALS_PER_LEASE
                     journals.failing = False
+                    outage.over()
                 else:
                     with contextlib.suppress(WorkerFenced):  # the next renewal sees to it
                         await self._look_for_lost()
@@ -131,8 +134,7 @@ class Keeper:
                     expire_at = time.monotonic() + EXPIRE_EVERY_S
                     await self._expire()
             except StoreUnavailable as error:
-                if not journals.failing:
-                    log.warning("worker %s: the store is unavailable: %s", journals.worker_id, error)
+                outage.failed(error)
                 journals.failing = True
             except Exception as error:  # a bug; the lease of all runs must not end with it
                 log.error("worker %s: %s while its lease was renewed", journals.worker_id, type(error).__name__)
