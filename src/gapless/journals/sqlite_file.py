@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -50,6 +51,8 @@ HEADER = b"SQLite format 3\0"
 blob = bytearray
 """What bytes are given to SQLite as. Of them, and of all but the exact types `str`, `int`, `float` and `bytearray`,
 Python's module asks first whether they adapt themselves, by way of exceptions: 3,000 instructions for each."""
+FREE_BYTES_MIN = 64 * 1024
+"""What SQLite needs to open a store: the 32 KiB of the file that processes share, and the first of its log."""
 
 log = logging.getLogger("gapless.sqlite")
 _T = TypeVar("_T")
@@ -219,12 +222,13 @@ class SQLiteFile:
             return StoreCorrupt(f"store {self.path}: no SQLite file, and so no Gapless store; choose another path")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StoreCorrupt(f"store {self.path}: the file is damaged ({error}); move it away or restore a copy")
-        if code == sqlite3.SQLITE_FULL:
-            return StoreUnavailable(f"store {self.path}: the disk is full; free some space, runs go on by themselves")
-        if code == sqlite3.SQLITE_READONLY:
-            return StoreUnavailable(f"store {self.path}: the file is read-only; make it writable for this user")
-        if code == sqlite3.SQLITE_CANTOPEN:
-            return StoreUnavailable(f"store {self.path}: cannot be opened; check the path and its permissions")
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(self.path.parent)):
+            then = (
+                "free some space and start again" if self._db is None else "free some space, runs go on by themselves"
+            )
+            return StoreUnavailable(f"store {self.path}: the disk is full; {then}")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            return StoreUnavailable(f"store {self.path}: {_why_closed(self.path, code)}")
         return StoreUnavailable(f"store {self.path}: {error}")
 
     # -- the write-ahead log ----------------------------------------------------------------------------------------
@@ -404,6 +408,28 @@ def _has_header(path: Path) -> bool:
             return file.read(len(HEADER)) == HEADER
     except OSError:
         return True
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether a disk has no room for what SQLite begins with: it says of the file that processes share, beside
+    the database, only that it failed."""
+    try:
+        return shutil.disk_usage(folder).free < FREE_BYTES_MIN
+    except OSError:
+        return False
+
+
+def _why_closed(path: Path, code: int) -> str:
+    """Say what keeps this user from a file, and what to do."""
+    if path.exists() and not os.access(path, os.R_OK):
+        return "the file is not readable; make it readable and writable for this user"
+    if path.exists() and not os.access(path, os.W_OK):
+        return "the file is read-only; make it writable for this user"
+    if not os.access(path.parent, os.W_OK | os.X_OK):  # the log is beside the file, also of one that is there
+        return f"the folder {path.parent} is not writable, and files are made in it; make it writable for this user"
+    if code == sqlite3.SQLITE_READONLY:
+        return "the file is read-only; make it writable for this user"
+    return "cannot be opened; check the path and its permissions"
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
