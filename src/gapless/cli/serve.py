@@ -91,7 +91,8 @@ def serve(
     What is typed can also be a variable, or a key of a settings file: --cors-origin,
     GAPLESS_CORS_ORIGIN, cors_origin; AGENTs, GAPLESS_AGENTS, agents.
     SIGTERM and Ctrl-C end it in order, exit code 0: runs finish, are handed over, or are
-    closed within seconds. SIGHUP replaces its processes: runs go on in the new ones.
+    closed within seconds. SIGHUP replaces its processes: runs that can go on do so in the
+    new ones (not those of plain functions).
 
     [bold]Examples[/bold]
     gapless serve my_agents:support --port 9000 --store memory://
