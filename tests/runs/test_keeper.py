@@ -80,3 +80,19 @@ async def test_a_store_that_is_away_is_told_once_and_when_it_is_back(
     away, over = caplog.messages
     assert away.endswith("the store is unavailable: try 1 refused")
     assert "the store is unavailable: that is over, after " in over
+
+
+async def test_a_store_that_keeps_a_renewal_waiting_takes_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runs.keeper.LATE_S", 0.01)
+    runner, go_on = Runner(echo), asyncio.Event()
+    renewed = runner.store.renew
+
+    async def renew() -> None:
+        await go_on.wait()
+        await renewed()
+
+    monkeypatch.setattr(runner.store, "renew", renew)
+    async with runner:
+        await until(lambda: runner.failing, "it is late")
+        go_on.set()
+        await until(lambda: not runner.failing, "it is taken")

@@ -26,6 +26,8 @@ WATCH_S = 0.5
 RETENTION_S = 7 * 24 * 3600.0
 """Events of ended runs are kept for so long; their records and the sessions stay."""
 EXPIRE_EVERY_S = 600.0
+LATE_S = 2.0
+"""A store that has not taken a renewal within this takes nothing at the moment: it is a write of one row."""
 
 log = logging.getLogger("gapless.runner")
 
@@ -60,6 +62,13 @@ class Keeper:
         """Set once the other workers were looked at."""
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._renewing_since: float | None = None
+
+    @property
+    def waits(self) -> bool:
+        """The store has kept the renewal of the lease waiting for longer than it ever should, as where another process
+        holds an SQLite file's lock: before it fails, what is to be appended waits as well."""
+        return self._renewing_since is not None and time.monotonic() - self._renewing_since > LATE_S
 
     async def open(self) -> None:
         """Open the store under a new worker id and begin. Raises `StoreUnavailable`, `StoreCorrupt`."""
@@ -79,7 +88,11 @@ class Keeper:
     async def sweep(self) -> None:
         """Renew this worker's lease and take over the runs of workers that lost theirs. Raises `StoreUnavailable`."""
         try:
-            await self._journals.store.renew()
+            self._renewing_since = time.monotonic()
+            try:
+                await self._journals.store.renew()
+            finally:
+                self._renewing_since = None
             await self._look_for_lost()
         except WorkerFenced:
             await self._register_again()
