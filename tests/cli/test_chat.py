@@ -74,6 +74,19 @@ def test_lines_from_a_pipe_are_a_conversation(run: Any, agents: str) -> None:
     assert done.returncode == 0
 
 
+def test_a_pipe_gets_the_answers_alone(run: Any, agents: str) -> None:
+    done = run("chat", f"{agents}:words", "--session", "s", input="one\ntwo\n")
+    answer = run("chat", f"{agents}:words", "-m", "one").stdout
+    assert (done.stdout, done.returncode) == (2 * answer, 0)
+    assert "Session s: 0 earlier messages" in done.stderr
+
+
+def test_an_answer_to_a_pipe_that_fails_is_in_the_exit_code(run: Any, agents: str) -> None:
+    done = run("chat", f"{agents}:raises", input="one\ntwo\n")
+    assert (done.stdout, done.returncode) == ("so far \nso far \n", 1)
+    assert done.stderr.count("Error: the agent raised ValueError: no luck (") == 2, "and the others are asked"
+
+
 def test_a_conversation_on_a_terminal(terminal: Callable[..., Any], agents: str) -> None:
     chat = terminal("chat", f"{agents}:works", "--progress")
     chat.expect("={70}\r\nGAPLESS CHAT · works\r\n={70}")

@@ -16,6 +16,7 @@ from gapless.journals.redis import RedisStore
 from tests.journals.conformance import WAIT_S, Worker
 from tests.journals.redis_place import Losses, Proxy, never, warm
 from tests.support.valkey import Valkey
+from tests.support.waiting import until
 
 
 async def test_a_watch_whose_answer_was_lost_is_undone(
@@ -111,6 +112,32 @@ async def test_a_connection_that_falls_silent_is_replaced(a: Worker, server: Val
         await c.heard.until(lambda: c.heard.last.get("r") == 2)
         answer_within(c.store, WAIT_S)
         await c.store.close()
+
+
+async def test_a_server_that_is_away_is_told_once_and_when_it_is_back(
+    a: Worker, b: Worker, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(redis_news, "RECONNECT_PAUSE_S", 0.001)
+    assert isinstance(b.store, RedisStore)
+    there, tries = b.store._server.pubsub, 0
+
+    def away() -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 5:
+            raise StoreUnavailable(f"try {tries} refused")
+        return there()
+
+    monkeypatch.setattr(b.store._server, "pubsub", away)
+    await b.store.open("b again", b.heard)
+    await until(lambda: any("over" in one for one in caplog.messages), "its end is told")
+    refused, over = [one for one in caplog.messages if "listening anew: " in one]
+    assert refused.endswith("listening anew: try 1 refused")
+    assert "listening anew: that is over, after " in over
+    await a.create("r")
+    await b.store.watch("r")
+    await a.append("r", 1, "1")
+    await b.heard.until(lambda: b.heard.last.get("r") == 1)
 
 
 def answer_within(store: Store, seconds: float) -> None:

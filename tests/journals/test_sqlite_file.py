@@ -20,6 +20,7 @@ import pytest
 from gapless.errors import StoreCorrupt, StoreUnavailable
 from gapless.journals import sqlite_file
 from gapless.journals.sqlite import SQLiteStore
+from gapless.journals.sqlite_file import SQLiteFile
 from tests.journals.conformance import WAIT_S, Cluster, Heard, Worker
 from tests.journals.sqlite_place import FilePlace, open_and_read
 from tests.support.waiting import until
@@ -263,6 +264,67 @@ async def test_a_full_file_holds_back_and_loses_nothing(cluster: Cluster) -> Non
     a.store._file.connection().execute("PRAGMA max_page_count = 1000000")
     accepted.append(await a.end("r", len(accepted) + 1))
     assert await a.read_all("r") == accepted
+
+
+FULL = "the disk is full; free some space and start again"
+
+
+@pytest.mark.parametrize(
+    ("code", "free_bytes", "said"),
+    [
+        (sqlite3.SQLITE_FULL, 0, FULL),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, 4096, FULL),
+        (sqlite3.SQLITE_IOERR_SHMSIZE, 2**30, "disk I/O error"),
+    ],
+)
+async def test_a_full_disk_at_the_start_is_told_as_such(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, free_bytes: int, said: str
+) -> None:
+    def connect(*_: Any, **__: Any) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = code
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(2**30, 0, free_bytes))
+    with pytest.raises(StoreUnavailable) as raised:
+        await SQLiteFile(path).open()
+    assert raised.value.message == f"store {path}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("code", "there", "forbidden", "said"),
+    [
+        (sqlite3.SQLITE_CANTOPEN, False, "folder", "the folder {folder} is not writable, and files are made in it"),
+        (sqlite3.SQLITE_READONLY, True, "folder", "the folder {folder} is not writable, and files are made in it"),
+        (sqlite3.SQLITE_READONLY, True, "file", "the file is read-only; make it writable"),
+        (sqlite3.SQLITE_READONLY, True, "", "the file is read-only; make it writable"),
+        (sqlite3.SQLITE_CANTOPEN, True, "reading", "the file is not readable; make it readable"),
+        (sqlite3.SQLITE_CANTOPEN, True, "", "cannot be opened; check the path"),
+    ],
+)
+async def test_what_keeps_a_user_from_a_file_is_told(
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, there: bool, forbidden: str, said: str
+) -> None:
+    """The tests may run as root, who is kept from nothing."""
+
+    def connect(*_: Any, **__: Any) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("what SQLite says")
+        error.sqlite_errorcode = code
+        raise error
+
+    def access(of: Path, mode: int) -> bool:
+        if of != path:
+            return forbidden != "folder"
+        return forbidden not in ("reading", "file") if mode == os.W_OK else forbidden != "reading"
+
+    if there:
+        path.touch()
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(os, "access", access)
+    with pytest.raises(StoreUnavailable) as raised:
+        await SQLiteFile(path).open()
+    assert raised.value.message.startswith(f"store {path}: {said.format(folder=path.parent)}")
 
 
 async def test_a_writer_that_holds_the_lock_is_waited_for(

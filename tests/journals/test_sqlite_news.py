@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,4 +106,32 @@ async def test_a_run_that_is_deleted_before_its_end_was_looked_at_is_told_as_clo
     assert b.store._news._watched.keys() == {"q"}
     await a.end("q", 1)
     await b.heard.until(lambda: "q" in b.heard.closed)
+    await cluster.close()
+
+
+async def test_a_file_that_cannot_be_read_for_a_while_is_told_once_and_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gapless.journals.sqlite_news.CHECKPOINT_S", 0.001)
+    cluster = Cluster(FilePlace(tmp_path / "gapless.db"))
+    a, b = await cluster.worker("a"), await cluster.worker("b")
+    assert isinstance(a.store, SQLiteStore)
+    look, tries = a.store._file.look, 0
+
+    async def failing(read: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries <= 5:
+            raise sqlite3.OperationalError(f"try {tries}: disk I/O error")
+        return await look(read)
+
+    await b.create("r")
+    await a.store.watch("r")
+    monkeypatch.setattr(a.store._file, "look", failing)
+    await b.append("r", 1, "1")
+    await a.heard.until(lambda: a.heard.last.get("r") == 1)
+    await until(lambda: any("over" in one for one in caplog.messages), "its end is told")
+    away, over = [one for one in caplog.messages if "looking again: " in one]
+    assert away.endswith("looking again: try 1: disk I/O error")
+    assert "looking again: that is over, after " in over
     await cluster.close()

@@ -10,6 +10,7 @@ import pytest
 from gapless import Limits, Runner
 from gapless.errors import (
     CursorExpired,
+    StoreUnavailable,
 )
 from tests.support.runs import echo
 from tests.support.waiting import HANG_S, WAIT_S, until
@@ -55,3 +56,43 @@ async def test_it_ends_though_its_cancel_is_swallowed_in_the_store(monkeypatch: 
     await runner.open()
     await at_work.wait()
     await asyncio.wait_for(runner.close(), WAIT_S)
+
+
+async def test_a_store_that_is_away_is_told_once_and_when_it_is_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("gapless.runs.keeper.WATCH_S", 0.001)
+    runner, tries = Runner(echo), 0
+    renewed, back = runner.store.renew, asyncio.Event()
+
+    async def renew() -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 5:
+            raise StoreUnavailable(f"try {tries} refused")
+        await renewed()
+        back.set()
+
+    monkeypatch.setattr(runner.store, "renew", renew)
+    async with runner:
+        await asyncio.wait_for(back.wait(), WAIT_S)
+        await until(lambda: len(caplog.messages) > 1, "it is told")
+    away, over = caplog.messages
+    assert away.endswith("the store is unavailable: try 1 refused")
+    assert "the store is unavailable: that is over, after " in over
+
+
+async def test_a_store_that_keeps_a_renewal_waiting_takes_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gapless.runs.keeper.LATE_S", 0.01)
+    runner, go_on = Runner(echo), asyncio.Event()
+    renewed = runner.store.renew
+
+    async def renew() -> None:
+        await go_on.wait()
+        await renewed()
+
+    monkeypatch.setattr(runner.store, "renew", renew)
+    async with runner:
+        await until(lambda: runner.failing, "it is late")
+        go_on.set()
+        await until(lambda: not runner.failing, "it is taken")

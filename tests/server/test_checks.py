@@ -6,7 +6,7 @@ import pytest
 
 from gapless import Runner, create_app
 from gapless.errors import UsageError
-from gapless.server.checks import check_host, check_origin
+from gapless.server.checks import check_hosts, check_origins
 
 GOOD_ORIGINS = [
     "*",
@@ -20,7 +20,7 @@ GOOD_ORIGINS = [
 
 @pytest.mark.parametrize("origin", GOOD_ORIGINS)
 def test_what_a_browser_sends_as_its_origin_is_taken(origin: str):
-    check_origin("cors_origins", origin)
+    check_origins("cors_origins", [origin])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_another_origin_is_refused_with_how_it_is_written(origin: str, meant: st
     "host", ["*", "localhost", "agents.example.com", "Agents.example.com", "127.0.0.1", "[::1]", "a_b"]
 )
 def test_what_stands_in_a_host_header_is_taken(host: str):
-    check_host("allowed_hosts", host)
+    check_hosts("allowed_hosts", [host])
 
 
 @pytest.mark.parametrize("host", ["", "http://x/", "x.example:8000", "::1", "a b", "*.example.com"])

@@ -59,7 +59,8 @@ def chat(
     """Talk to an agent. The answer comes as it is written; what the agent does beside it is shown dim.
 
     Ctrl-C stops an answer and keeps what was said; a second one, or one at the
-    prompt, leaves. So do exit and quit.
+    prompt, leaves. So do exit and quit. Lines from a pipe are messages; a pipe gets
+    the answers alone, and exit code 1 says that one of them failed.
 
     [bold]Examples[/bold]
     gapless chat
@@ -95,28 +96,45 @@ def _interactive(conversation: _Conversation, *, session: str | None, store: str
         import readline  # noqa: F401  # line editing and history at the prompt
     from gapless.journals import store_class
 
-    if sys.stdout.isatty():  # a pipe is for what is said
+    on_screen = sys.stdout.isatty()  # a pipe is for what is said
+    if on_screen:
         name = f"GAPLESS CHAT · {clean(conversation.agent_name)}"
         print(rule(), name, rule(), "'exit' ends the conversation, Ctrl-C stops an answer", rule(), sep="\n")
     if session is not None:
         earlier = conversation.turns_so_far()
-        print(f"Session {session}: {earlier} earlier {'message' if earlier == 1 else 'messages'}")
+        told = f"Session {session}: {earlier} earlier {'message' if earlier == 1 else 'messages'}"
+        print(told, file=sys.stdout if on_screen else sys.stderr)
         if not store_class(store).shared:
             say("The session lasts as long as this command; --store sqlite:///chat.db keeps it.", style="yellow")
+    code = 0
     while True:
         try:
-            text = input(f"\n[{_now()}] You: ").strip()
+            text = _typed(on_screen=on_screen)
         except (KeyboardInterrupt, EOFError):
-            print("\nGoodbye!")
-            return 0
+            if on_screen:
+                print("\nGoodbye!")
+            return code
         if not text:
             continue
         if text.lower() in ("exit", "quit"):
             print("\nGoodbye!")
-            return 0
-        if conversation.ask(text, label=f"[{_now()}] Agent: ") == EXIT_INTERRUPTED and conversation.left:
+            return code
+        outcome = conversation.ask(text, label=f"[{_now()}] Agent: " if on_screen else "")
+        if outcome == EXIT_INTERRUPTED and conversation.left:
             print("Goodbye!")
             return EXIT_INTERRUPTED
+        if not sys.stdin.isatty():  # a person has seen what went wrong, a script sees the exit code
+            code = code or outcome
+
+
+def _typed(*, on_screen: bool) -> str:
+    """Return the next message, asked for where somebody types. Raises `EOFError`, `KeyboardInterrupt`."""
+    prompt = f"\n[{_now()}] You: "
+    if on_screen:
+        return input(prompt).strip()
+    if sys.stdin.isatty():
+        print(prompt, end="", file=sys.stderr, flush=True)
+    return input().strip()
 
 
 class _Conversation:

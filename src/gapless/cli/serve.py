@@ -91,7 +91,8 @@ def serve(
     What is typed can also be a variable, or a key of a settings file: --cors-origin,
     GAPLESS_CORS_ORIGIN, cors_origin; AGENTs, GAPLESS_AGENTS, agents.
     SIGTERM and Ctrl-C end it in order, exit code 0: runs finish, are handed over, or are
-    closed within seconds. SIGHUP replaces its processes: runs go on in the new ones.
+    closed within seconds. SIGHUP replaces its processes: runs that can go on do so in the
+    new ones (not those of plain functions).
 
     [bold]Examples[/bold]
     gapless serve my_agents:support --port 9000 --store memory://
@@ -171,17 +172,15 @@ def _check_app(app: dict[str, Any], hosts: Iterable[str], users: list[str] | Non
     """Raises `UsageError`, by the options' names, for what `create_app` would refuse, and for an operator who has no
     key."""
     from gapless.http.auth import ANONYMOUS
-    from gapless.server.checks import check_families, check_host, check_origin, check_prefix
+    from gapless.server.checks import check_families, check_hosts, check_origins, check_prefix
     from gapless.server.pages import check_address
 
     check_prefix("--path-prefix", app["path_prefix"])
     check_families("--cancel-on-hang-up", app["cancel_on_hang_up"])
     check_address("--login-url", app["login_url"])
     check_address("--logout-url", app["logout_url"])
-    for origin in app["cors_origins"]:
-        check_origin("--cors-origin", origin)
-    for host in hosts:
-        check_host("--allowed-host", host)
+    check_origins("--cors-origin", app["cors_origins"])
+    check_hosts("--allowed-host", hosts)
     for operator in app["operators"]:
         if users is None and operator != ANONYMOUS:
             raise UsageError(

@@ -28,6 +28,7 @@ from gapless.journals.postgres_server import (
     int_array,
 )
 from gapless.journals.postgres_sessions import WatchedSessions, WatchedUsers, session_number
+from gapless.outage import Outage
 from gapless.tasks import end_tasks
 
 __all__ = ["POLL_S", "PostgresNews"]
@@ -167,7 +168,7 @@ class PostgresNews:
 
     async def _listen(self, connection: Connection | None) -> None:
         """Listen; after every loss of the connection, look for what was missed."""
-        said = ""
+        deaf = Outage(log, f"store {self._server.name}: listening anew")
         while True:
             try:
                 if connection is None:
@@ -176,15 +177,13 @@ class PostgresNews:
                     for watched in self._watched.values():  # a server that took over may have others there
                         watched.told = max(0, watched.told - PART_ROWS)
                     self._look_at_all()
-                    said = ""
+                    deaf.over()
                 try:
                     await self._listen_on(connection)
                 finally:
                     await connection.close()
             except Exception as error:  # whatever it is, followers here hear nothing while nobody listens
-                known = isinstance(error, psycopg.Error | OSError | GaplessError) and str(error).partition("\n")[0]
-                if said != (said := known or type(error).__name__):
-                    log.warning("store %s: listening anew: %s", self._server.name, said)
+                deaf.failed(error, known=isinstance(error, psycopg.Error | OSError | GaplessError))
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             connection = None
 
@@ -250,6 +249,7 @@ class PostgresNews:
 
     async def _read(self) -> None:
         """Read what was hinted at, for as long as the store is open."""
+        outage = Outage(log, f"store {self._server.name}: reading again")
         while True:
             await self._reading.wait()
             self._reading.clear()
@@ -262,9 +262,9 @@ class PostgresNews:
                     await self._read_events(rids)
                 if inbox:
                     await self._read_commands(inbox)
+                outage.over()
             except Exception as error:  # whatever it is, what is not heard here may be what somebody waits for
-                known = isinstance(error, GaplessError) and str(error)
-                log.warning("store %s: reading again: %s", self._server.name, known or type(error).__name__)
+                outage.failed(error, known=isinstance(error, GaplessError))
                 self._dirty.update(dict.fromkeys(rids))
                 self._inbox.update(inbox)
                 await asyncio.sleep(RECONNECT_PAUSE_S)
@@ -407,6 +407,7 @@ class PostgresNews:
 
     async def _tell(self) -> None:
         """Tell others, for as long as the store is open."""
+        outage = Outage(log, f"store {self._server.name}: telling again")
         while True:
             await self._telling.wait()
             self._telling.clear()
@@ -414,9 +415,9 @@ class PostgresNews:
             try:
                 await self._server.execute(_NOTIFY, PAYLOAD_BYTES_MAX, int_array(appended), self._owned.worker_id)
                 await self.users.notify(self._owned.worker_id)
+                outage.over()
             except Exception as error:
-                known = isinstance(error, GaplessError) and str(error)
-                log.warning("store %s: telling again: %s", self._server.name, known or type(error).__name__)
+                outage.failed(error, known=isinstance(error, GaplessError))
                 self._appended = appended | self._appended
                 self._telling.set()
                 await asyncio.sleep(RECONNECT_PAUSE_S)

@@ -26,6 +26,7 @@ from gapless.journals.redis_records import RedisRecords
 from gapless.journals.redis_server import ANSWER_TIMEOUT_S, CONNECT_TIMEOUT_S, FAILURES, RedisServer
 from gapless.journals.redis_sessions import RedisSessions
 from gapless.journals.redis_users import RedisUsers
+from gapless.outage import Outage
 from gapless.tasks import end_tasks
 
 __all__ = ["RedisNews"]
@@ -63,6 +64,8 @@ class RedisNews:
         self._unclaimed: dict[str, None] = {}
         """Runs that commands have come for before this worker knew that it owns them."""
         self._taking_commands: asyncio.Task[None] | None = None
+        self._deaf = Outage(log, f"store {server.name}: listening anew")
+        self._held = Outage(log, f"store {server.name}: commands for runs wait")
 
     # -- listening --------------------------------------------------------------------------------------------------
 
@@ -98,8 +101,7 @@ class RedisNews:
                     with self.users.listening(listening):
                         await self._listen_on(listening, subscribed)
             except Exception as error:  # whatever it is, followers here hear nothing while nobody listens
-                known = isinstance(error, (*FAILURES, StoreUnavailable)) and str(error)
-                log.warning("store %s: listening anew: %s", self._server.name, known or type(error).__name__)
+                self._deaf.failed(error, known=isinstance(error, (*FAILURES, StoreUnavailable)))
                 await asyncio.sleep(RECONNECT_PAUSE_S)
 
     async def _listen_on(self, listening: Any, subscribed: asyncio.Future[None]) -> None:
@@ -120,6 +122,7 @@ class RedisNews:
             elif message["type"] == "message":
                 self._on_message(message["data"])
             elif message["type"] == "subscribe" and message["channel"] == own.encode():
+                self._deaf.over()
                 if subscribed.done():
                     await self._ask_what_was_missed()
                 else:
@@ -251,12 +254,13 @@ class RedisNews:
                 continue
             try:
                 found = await self._server.call(COLLECT, owned.key, owned.place, run_id, owned.heard)
+                self._held.over()
                 for id, command in zip(map(int, found[::2]), found[1::2], strict=True):
                     owned.heard = id
                     self._listener.on_command(run_id, command, id)
             except StoreCorrupt as error:
                 log.error("run %s: its commands are gone: %s", run_id, error)
             except StoreUnavailable as error:
-                log.warning("run %s: its commands wait: %s", run_id, error)
+                self._held.failed(error)
                 self._inbox[run_id] = None
                 await asyncio.sleep(RECONNECT_PAUSE_S)

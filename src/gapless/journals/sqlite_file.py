@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 from gapless.errors import GaplessError, StoreCorrupt, StoreUnavailable
 from gapless.journals import process
 from gapless.journals.sqlite_schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION, create_tables, migrate
+from gapless.outage import Outage
 
 __all__ = ["Due", "SQLiteFile", "blob", "immediately", "scalar"]
 
@@ -49,6 +51,8 @@ HEADER = b"SQLite format 3\0"
 blob = bytearray
 """What bytes are given to SQLite as. Of them, and of all but the exact types `str`, `int`, `float` and `bytearray`,
 Python's module asks first whether they adapt themselves, by way of exceptions: 3,000 instructions for each."""
+FREE_BYTES_MIN = 64 * 1024
+"""What SQLite needs to open a store: the 32 KiB of the file that processes share, and the first of its log."""
 
 log = logging.getLogger("gapless.sqlite")
 _T = TypeVar("_T")
@@ -218,18 +222,20 @@ class SQLiteFile:
             return StoreCorrupt(f"store {self.path}: no SQLite file, and so no Gapless store; choose another path")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return StoreCorrupt(f"store {self.path}: the file is damaged ({error}); move it away or restore a copy")
-        if code == sqlite3.SQLITE_FULL:
-            return StoreUnavailable(f"store {self.path}: the disk is full; free some space, runs go on by themselves")
-        if code == sqlite3.SQLITE_READONLY:
-            return StoreUnavailable(f"store {self.path}: the file is read-only; make it writable for this user")
-        if code == sqlite3.SQLITE_CANTOPEN:
-            return StoreUnavailable(f"store {self.path}: cannot be opened; check the path and its permissions")
+        if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and _is_full(self.path.parent)):
+            then = (
+                "free some space and start again" if self._db is None else "free some space, runs go on by themselves"
+            )
+            return StoreUnavailable(f"store {self.path}: the disk is full; {then}")
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            return StoreUnavailable(f"store {self.path}: {_why_closed(self.path, code)}")
         return StoreUnavailable(f"store {self.path}: {error}")
 
     # -- the write-ahead log ----------------------------------------------------------------------------------------
 
     async def keep_checkpointing(self) -> None:
         """Move the WAL into the file, in a thread, for as long as the store is open."""
+        outage = Outage(log, f"store {self.path}: checkpoint")
         while True:
             await asyncio.sleep(CHECKPOINT_S)
             self.look_at_path()
@@ -238,8 +244,9 @@ class SQLiteFile:
             self._dirty, self._passing = False, 0
             try:
                 self._note_held(await self._shorten_wal())
+                outage.over()
             except (sqlite3.Error, OSError) as error:
-                log.warning("store %s: checkpoint: %s", self.path, error)
+                outage.failed(error)
 
     async def _shorten_wal(self) -> int:
         """Move the WAL, and let it start over if it is past its bound; how many bytes it has if somebody who reads it
@@ -401,6 +408,28 @@ def _has_header(path: Path) -> bool:
             return file.read(len(HEADER)) == HEADER
     except OSError:
         return True
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether a disk has no room for what SQLite begins with: it says of the file that processes share, beside
+    the database, only that it failed."""
+    try:
+        return shutil.disk_usage(folder).free < FREE_BYTES_MIN
+    except OSError:
+        return False
+
+
+def _why_closed(path: Path, code: int) -> str:
+    """Say what keeps this user from a file, and what to do."""
+    if path.exists() and not os.access(path, os.R_OK):
+        return "the file is not readable; make it readable and writable for this user"
+    if path.exists() and not os.access(path, os.W_OK):
+        return "the file is read-only; make it writable for this user"
+    if not os.access(path.parent, os.W_OK | os.X_OK):  # the log is beside the file, also of one that is there
+        return f"the folder {path.parent} is not writable, and files are made in it; make it writable for this user"
+    if code == sqlite3.SQLITE_READONLY:
+        return "the file is read-only; make it writable for this user"
+    return "cannot be opened; check the path and its permissions"
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

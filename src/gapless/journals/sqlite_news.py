@@ -14,6 +14,7 @@ from gapless.journals.sqlite_file import CHECKPOINT_S, SQLiteFile, scalar
 from gapless.journals.sqlite_log import SESSION_NEWS, Log, entries, newest_pos
 from gapless.journals.sqlite_records import Runs
 from gapless.journals.sqlite_schema import ACTIVE_SQL
+from gapless.outage import Outage
 
 __all__ = ["Command", "News"]
 
@@ -155,6 +156,7 @@ class News:
 
     async def keep_looking(self) -> None:
         """Look for what other processes committed, for as long as the store is open."""
+        outage = Outage(log, f"store {self._file.path}: looking again")
         while True:
             await self._pause()
             try:
@@ -162,9 +164,9 @@ class News:
                 if version != self._data_version:
                     self._data_version = version
                     await self._file.look(self._read)
+                    outage.over()
             except Exception as error:  # whatever it is, followers here hear nothing while nobody looks
-                known = isinstance(error, sqlite3.Error | GaplessError) and str(error)
-                log.warning("store %s: looking again: %s", self._file.path, known or type(error).__name__)
+                outage.failed(error, known=isinstance(error, sqlite3.Error | GaplessError))
                 self._data_version = -1
                 await asyncio.sleep(CHECKPOINT_S)
 

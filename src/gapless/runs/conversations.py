@@ -21,6 +21,7 @@ from gapless.errors import CursorExpired, CursorInvalid, GaplessError, RunNotFou
 from gapless.events import CustomEvent, Event, decode_event, encode_event
 from gapless.fold import SESSION
 from gapless.journals.contract import Store
+from gapless.outage import Outage
 from gapless.records import RunRecord, SessionRecord
 from gapless.runs.readers import Readers, check_position
 from gapless.runs.waking import Sleeper
@@ -120,15 +121,15 @@ class Conversation:
             self._looking = asyncio.create_task(self._look(), name=f"gapless-session-{self.session_id}")
 
     async def _look(self) -> None:
-        said = ""
+        outage = Outage(log, f"session {self.session_id}: looking again")
         while self._heard and self.followers and not self.gone:
             self._heard = False
             try:
                 async with self._at_look:
                     await self._read()
+                outage.over()
             except GaplessError as error:
-                if said != (said := str(error)):
-                    log.warning("session %s: looking again: %s", self.session_id, error)
+                outage.failed(error)
                 self._heard = True
                 await asyncio.sleep(LOOK_AGAIN_S)
 

@@ -24,6 +24,7 @@ from gapless.journals.outbox import Notice
 from gapless.journals.subscriptions import Subscription
 from gapless.metrics import Metrics
 from gapless.notify import NoticeRecord, NotifyConfig
+from gapless.outage import Outage
 from gapless.records import now_ms
 from gapless.runs.notices import Telling, decode_telling, encode_telling, notice_record
 from gapless.runs.posting import Outcome
@@ -149,17 +150,15 @@ class Deliveries:
 
     async def _deliver(self) -> None:
         assert self._nudged is not None, "it is open"
-        failing = False
+        outage = Outage(log, "what is to be told of runs waits")
         while True:
             self._nudged.clear()
             more = False
             try:
                 more = await self.begin()
-                failing = False
+                outage.over()
             except StoreUnavailable as error:
-                if not failing:
-                    log.warning("what is to be told of runs waits: %s", error)
-                failing = True
+                outage.failed(error)
             except Exception as error:  # a bug; it must not keep everything else from being told
                 log.error("%s while it was looked for what is to be told of runs", type(error).__name__)
                 log.debug("notices", exc_info=error)

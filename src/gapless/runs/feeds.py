@@ -15,6 +15,7 @@ from types import TracebackType
 
 from gapless.errors import GaplessError, LimitReached, StoreUnavailable
 from gapless.journals.contract import EVERYONE, Store
+from gapless.outage import Outage
 from gapless.records import RunRecord, SessionRecord
 from gapless.runs.waking import Sleeper
 from gapless.tasks import end_tasks
@@ -119,7 +120,7 @@ class Feed:
             self._looking = asyncio.create_task(self._look(), name="gapless-feed")
 
     async def _look(self) -> None:
-        said = ""
+        outage = Outage(log, "a feed: looking again")
         while self._dirty:
             ids = list(self._dirty)[: self.at_once]
             for session_id in ids:
@@ -128,11 +129,11 @@ class Feed:
             try:
                 found = await self._read(ids)
             except GaplessError as error:
-                if said != (said := str(error)):
-                    log.warning("a feed: looking again: %s", error)
+                outage.failed(error)
                 self._dirty = dict.fromkeys(ids) | self._dirty
                 pause_s = LOOK_AGAIN_S
             else:
+                outage.over()
                 self._take(found)
             await asyncio.sleep(pause_s)
 

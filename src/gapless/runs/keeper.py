@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from gapless.errors import StoreUnavailable
 from gapless.journals.contract import WorkerFenced
 from gapless.journals.journal import Journals
+from gapless.outage import Outage
 from gapless.records import RunRecord, now_ms
 from gapless.runs.request import new_id
 from gapless.tasks import end_tasks
@@ -25,6 +26,8 @@ WATCH_S = 0.5
 RETENTION_S = 7 * 24 * 3600.0
 """Events of ended runs are kept for so long; their records and the sessions stay."""
 EXPIRE_EVERY_S = 600.0
+LATE_S = 2.0
+"""A store that has not taken a renewal within this takes nothing at the moment: it is a write of one row."""
 
 log = logging.getLogger("gapless.runner")
 
@@ -59,6 +62,13 @@ class Keeper:
         """Set once the other workers were looked at."""
         self._task: asyncio.Task[None] | None = None
         self._closing = False
+        self._renewing_since: float | None = None
+
+    @property
+    def waits(self) -> bool:
+        """The store has kept the renewal of the lease waiting for longer than it ever should, as where another process
+        holds an SQLite file's lock: before it fails, what is to be appended waits as well."""
+        return self._renewing_since is not None and time.monotonic() - self._renewing_since > LATE_S
 
     async def open(self) -> None:
         """Open the store under a new worker id and begin. Raises `StoreUnavailable`, `StoreCorrupt`."""
@@ -78,7 +88,11 @@ class Keeper:
     async def sweep(self) -> None:
         """Renew this worker's lease and take over the runs of workers that lost theirs. Raises `StoreUnavailable`."""
         try:
-            await self._journals.store.renew()
+            self._renewing_since = time.monotonic()
+            try:
+                await self._journals.store.renew()
+            finally:
+                self._renewing_since = None
             await self._look_for_lost()
         except WorkerFenced:
             await self._register_again()
@@ -117,6 +131,7 @@ class Keeper:
         expire_at = time.monotonic() + EXPIRE_EVERY_S / 10
         pause_s = min(self._lease_s / RENEWALS_PER_LEASE, WATCH_S)
         renew_at = 0.0
+        outage = Outage(log, f"worker {journals.worker_id}: the store is unavailable")
         while not self._closing:  # a client library may have swallowed the cancel that came while it was at work
             asked, self._asked = self._asked, []
             try:
@@ -124,6 +139,7 @@ class Keeper:
                     await self.sweep()
                     renew_at = time.monotonic() + self._lease_s / RENEWALS_PER_LEASE
                     journals.failing = False
+                    outage.over()
                 else:
                     with contextlib.suppress(WorkerFenced):  # the next renewal sees to it
                         await self._look_for_lost()
@@ -131,8 +147,7 @@ class Keeper:
                     expire_at = time.monotonic() + EXPIRE_EVERY_S
                     await self._expire()
             except StoreUnavailable as error:
-                if not journals.failing:
-                    log.warning("worker %s: the store is unavailable: %s", journals.worker_id, error)
+                outage.failed(error)
                 journals.failing = True
             except Exception as error:  # a bug; the lease of all runs must not end with it
                 log.error("worker %s: %s while its lease was renewed", journals.worker_id, type(error).__name__)

@@ -158,7 +158,7 @@ class Runner(Asking):
     @property
     def failing(self) -> bool:
         """True while the store takes nothing."""
-        return self.journals.failing
+        return self.journals.failing or self._keeper.waits
 
     @property
     def draining(self) -> bool:

@@ -27,7 +27,7 @@ from gapless.protocols.adk.web import serve_adk_web
 from gapless.protocols.starting import ClientRoutes
 from gapless.runs.runner import Runner
 from gapless.runs.worker import DRAIN_S
-from gapless.server.checks import check_families, check_host, check_origin, check_prefix
+from gapless.server.checks import check_families, check_hosts, check_origins, check_prefix
 from gapless.server.formulas import FormulaRoutes
 from gapless.server.live import LiveRoutes
 from gapless.server.metrics import MetricRoutes, published
@@ -104,10 +104,8 @@ def create_app(
     check_given("drain_s", drain_s, int | float, "a number of seconds")
     check_number("drain_s", drain_s, 0, DRAIN_S_MAX)
     check_prefix("path_prefix", path_prefix)
-    for origin in cors_origins:
-        check_origin("cors_origins", origin)
-    for host in allowed_hosts or ():
-        check_host("allowed_hosts", host)
+    check_origins("cors_origins", cors_origins)
+    check_hosts("allowed_hosts", allowed_hosts or ())
     addresses = {"login": login_url, "logout": logout_url}
     for name, address in addresses.items():
         check_address(f"{name}_url", address)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from gapless.errors import UsageError
 
-__all__ = ["FAMILIES", "check_families", "check_host", "check_origin", "check_prefix"]
+__all__ = ["FAMILIES", "check_families", "check_hosts", "check_origins", "check_prefix"]
 
 FAMILIES = ("ag-ui", "vercel", "openai", "text")
 """Clients whose runs may be cancelled when they hang up."""
@@ -16,23 +16,25 @@ _HOST = re.compile(r"\*|\[[0-9a-f:.]+\]|[a-z0-9._-]+")
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 
 
-def check_origin(name: str, origin: str) -> None:
+def check_origins(name: str, origins: Iterable[str]) -> None:
     """Refuse an origin that no browser sends (RFC 6454, section 6.1): one without a scheme, or with a path. `*` is any
     and `null` a page's that has none. Raises `UsageError`."""
-    if origin in ("*", "null") or _ORIGIN.fullmatch(origin):
-        return
-    parts = urlsplit(origin if "://" in origin else f"https://{origin}")
-    meant = f"{parts.scheme}://{parts.netloc.lower()}"
-    example = meant if _ORIGIN.fullmatch(meant) else "https://app.example.com"
-    raise UsageError(f"{name} {origin!r}: browsers send an origin as {example}, with a scheme and without a path")
+    for origin in origins:
+        if origin in ("*", "null") or _ORIGIN.fullmatch(origin):
+            continue
+        parts = urlsplit(origin if "://" in origin else f"https://{origin}")
+        meant = f"{parts.scheme}://{parts.netloc.lower()}"
+        example = meant if _ORIGIN.fullmatch(meant) else "https://app.example.com"
+        raise UsageError(f"{name} {origin!r}: browsers send an origin as {example}, with a scheme and without a path")
 
 
-def check_host(name: str, host: str) -> None:
+def check_hosts(name: str, hosts: Iterable[str]) -> None:
     """Refuse a name that stands in no request's Host: a URL, or one with a port. `*` is any. Raises `UsageError`."""
-    if not _HOST.fullmatch(host.lower()):
-        raise UsageError(
-            f"{name} {host!r}: write a name alone, as agents.example.com, or an address, one of IPv6 in brackets"
-        )
+    for host in hosts:
+        if not _HOST.fullmatch(host.lower()):
+            raise UsageError(
+                f"{name} {host!r}: write a name alone, as agents.example.com, or an address, one of IPv6 in brackets"
+            )
 
 
 def check_prefix(name: str, prefix: str) -> None:
