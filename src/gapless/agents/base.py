@@ -59,6 +59,7 @@ class RunContext:
     """
 
     __slots__ = (
+        "_cancelled",
         "_emit",
         "_ids",
         "_interrupt",
@@ -152,6 +153,8 @@ class RunContext:
         self._unkept = unkept
         self._ids = ids_after
         self._steps: Callable[..., Awaitable[Any]] | None = None
+        self._cancelled: Callable[[BaseException], None] | None = None
+        """Called with what has cancelled one of the run's tasks that nobody had cancelled, from its inside."""
 
     @property
     def message(self) -> str:
