@@ -58,6 +58,19 @@ async def test_a_tool_that_is_cancelled_by_itself_has_failed(tool: Any):
             await (await runner.start("x")).collect()
 
 
+def cancel(**_: Any) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("where", ["before_agent_callback", "before_model_callback", "after_agent_callback"])
+async def test_an_agent_that_is_cancelled_by_itself_has_failed(where: str):
+    callbacks: dict[str, Any] = {where: cancel}
+    agent = LlmAgent(name="a", model=adk_model("said"), **callbacks)
+    async with Runner(agent) as runner:
+        with pytest.raises(AgentFailed, match=r"the agent raised CancelledError at .*test_adk_tools.py"):
+            await (await runner.start("x")).collect()
+
+
 async def test_an_agent_that_goes_on_without_a_tool_has_not_failed():
     inner = LlmAgent(name="inner", model=adk_model(ToolCall("waits"), "done"), tools=[waits])
     async with Runner(Impatient(name="outer", sub_agents=[inner])) as runner:

@@ -40,7 +40,6 @@ from gapless.agents.adk_run import Turn, current, failure
 from gapless.agents.adk_sessions import JournalSessions, dump_event, encode_dumped, encode_turn, history, question
 from gapless.agents.adk_threads import use_tool_threads
 from gapless.agents.base import Agent, AgentItem, RunContext
-from gapless.agents.failing import tool_failure
 from gapless.config import RunConfig, StreamingMode
 from gapless.errors import AgentInvalid, UsageError
 from gapless.events import Message, ToolMessage
@@ -207,6 +206,7 @@ class ADKAgent(Agent):
         turn = Turn(ctx, translation, state, live=live)
         turn.runner = runner
         current.set(turn)
+        ctx._cancelled = turn.tools.note
         complete = False
         try:
             if ctx.continues and not live:
@@ -236,6 +236,8 @@ class ADKAgent(Agent):
                 raise
             raise known from error
         finally:
+            ctx._cancelled = None
+            turn.tools.forget()
             self.deltas = turn.hearing.deltas
             await self._leave(runner, ctx, session, before, turn, cut=not complete)
 
@@ -294,9 +296,8 @@ class ADKAgent(Agent):
                     await progress.end(event)
             if hearing.failed is not None:
                 raise hearing.failed
-            if turn.tools.cancelled is not None and not turn.live and not task.cancelling():
-                name, error = turn.tools.cancelled
-                raise tool_failure(error, turn.ctx.run_id, [name]) from error
+            if not turn.live and not task.cancelling():
+                turn.tools.raise_cancelled(turn.ctx.run_id)
         except BaseException:
             abort.set()
             await stream.aclose()

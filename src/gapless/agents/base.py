@@ -65,6 +65,7 @@ class RunContext:
     """
 
     __slots__ = (
+        "_cancelled",
         "_emit",
         "_forgotten",
         "_ids",
@@ -161,6 +162,8 @@ class RunContext:
         self._unkept = unkept
         self._ids = ids_after
         self._steps: Callable[..., Awaitable[Any]] | None = None
+        self._cancelled: Callable[[BaseException], None] | None = None
+        """Called with what has cancelled one of the run's tasks that nobody had cancelled, from its inside."""
 
     @property
     def message(self) -> str:

@@ -35,7 +35,7 @@ from gapless.agents.claude_transcript import (
     history_of,
     turn_of,
 )
-from gapless.agents.failing import Failures, failure, refused
+from gapless.agents.failing import Failures, failure, raise_as, refused
 from gapless.agents.writing import finish
 from gapless.config import StreamingMode
 from gapless.errors import AgentFailed, AgentInvalid, CheckpointUnreadable, InputInvalid, OutputInvalid, RunLimit
@@ -115,10 +115,7 @@ class ClaudeAgent(base.Agent):
                 async for item in items:
                     yield item
         except Exception as error:
-            known = failure(error, ctx.run_id, (), _FAILURES)
-            if known is error:
-                raise  # from itself it would lose its own cause
-            raise known from error
+            raise_as(failure(error, ctx.run_id, (), _FAILURES), error)
 
 
 class _Session:

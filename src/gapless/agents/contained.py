@@ -70,6 +70,15 @@ async def _contained(coro: Coroutine[Any, Any, Any]) -> Any:
         if error is None:
             raise
         raise error from raised
+    except asyncio.CancelledError as raised:
+        _note(raised)  # not here: what was raised refers to this frame, and so to the run and the task
+        raise
+
+
+def _note(raised: BaseException) -> None:
+    run, task = current_run(), asyncio.current_task()
+    if run is not None and run._cancelled is not None and task is not None and not task.cancelling():
+        run._cancelled(raised)
 
 
 def _close(coro: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from gapless.agents.base import SEE_LOG, log_raised
 from gapless.agents.places import class_and_place, class_of, only_one
@@ -113,6 +113,17 @@ def failure(error: Exception, run_id: str, running: Collection[str] = (), table:
         found = failure(one, run_id, (), table)
         return found if isinstance(found, GaplessError) else error
     return error
+
+
+def raise_as(known: Exception, error: Exception) -> NoReturn:
+    """Raise what a run failed with, `known`, for the `error` that was raised: from it, unless it is the same, which
+    would lose its own cause."""
+    try:
+        if known is error:
+            raise error
+        raise known from error
+    finally:
+        del known, error  # they refer to this frame
 
 
 def tool_failure(error: BaseException, run_id: str, names: Collection[str]) -> ToolFailed:

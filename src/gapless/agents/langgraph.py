@@ -19,7 +19,7 @@ from gapless.agents import base
 from gapless.agents.approving import ask
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.client_tools import left_to_client
-from gapless.agents.failing import failure
+from gapless.agents.failing import failure, raise_as
 from gapless.agents.langgraph_events import Translation
 from gapless.agents.langgraph_questions import Question, questions_of
 from gapless.agents.langgraph_saver import MESSAGES
@@ -122,10 +122,7 @@ class LangGraphAgent(base.Agent):
             for item in self._finish(ctx, thread, translation, values):
                 yield item
         except Exception as error:
-            known = failure(error, ctx.run_id, translation.failed)
-            if known is error:
-                raise  # from itself it would lose its own cause
-            raise known from error
+            raise_as(failure(error, ctx.run_id, translation.failed), error)
         finally:
             translation.close()
 

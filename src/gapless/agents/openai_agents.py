@@ -8,7 +8,7 @@ import dataclasses
 import importlib.metadata
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 import agents
 import msgspec
@@ -32,7 +32,7 @@ from gapless.agents.approving import Decision, approval, ask, read_decision
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.client_tools import left_to_client, schema_of
 from gapless.agents.counting import rest_of
-from gapless.agents.failing import Failures, failure
+from gapless.agents.failing import Failures, failure, raise_as
 from gapless.agents.openai_agents_events import Translation, usage_of
 from gapless.agents.openai_agents_items import input_of, turn_of
 from gapless.agents.openai_agents_tap import Hearing
@@ -181,11 +181,7 @@ class OpenAIAgent(base.Agent):
             for item in self._finish(ctx, result, translation, history):
                 yield item
         except Exception as error:
-            raised, running = _of_tool(error, hooks.running)
-            known = failure(raised, ctx.run_id, running, _FAILURES)
-            if known is raised:
-                raise known  # noqa: B904  # from itself or what wraps it, it would lose its own cause
-            raise known from raised
+            _raise(error, hooks.running, ctx.run_id)
         finally:
             self.deltas = hearing.deltas
             hearing.end()
@@ -329,6 +325,15 @@ def _raise_cancelled(result: RunResultStreaming) -> None:
     for value in [*vars(result).values()]:
         if isinstance(value, asyncio.Task) and value.cancelled():
             value.result()
+
+
+def _raise(error: Exception, running: Mapping[str, str], run_id: str) -> NoReturn:
+    """Raise what the run failed with, in which the SDK has raised `error`."""
+    raised, names = _of_tool(error, running)
+    try:
+        raise_as(failure(raised, run_id, names, _FAILURES), raised)
+    finally:
+        del error, raised  # they refer to this frame
 
 
 def _of_tool(error: Exception, running: Mapping[str, str]) -> tuple[Exception, list[str]]:

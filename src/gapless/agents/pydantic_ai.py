@@ -25,6 +25,7 @@ from pydantic_ai.usage import UsageLimits
 from gapless.agents import base
 from gapless.agents.base import AgentItem, RunContext
 from gapless.agents.client_tools import schema_of
+from gapless.agents.failing import raise_as
 from gapless.agents.pydantic_ai_errors import failure
 from gapless.agents.pydantic_ai_history import history_of, prompt_of
 from gapless.agents.pydantic_ai_ledger import FRAMEWORK, Ledger
@@ -101,10 +102,7 @@ class PydanticAIAgent(base.Agent):
         except GaplessError:
             raise
         except Exception as error:
-            known = failure(error, self.name, ctx.run_id, turn.running)
-            if known is error:
-                raise  # from itself it would lose its own cause
-            raise known from error
+            raise_as(failure(error, self.name, ctx.run_id, turn.running), error)
         finally:
             turn.save()
             self.deltas = turn.deltas
