@@ -71,8 +71,8 @@ def _raised(error: BaseException) -> BaseException:
             error = error.exit
         elif isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        elif type(error) is RuntimeError and isinstance(error.__cause__, StopIteration | StopAsyncIteration):
-            error = error.__cause__  # which Python lets out of no generator or coroutine (PEP 479)
+        elif type(error) is RuntimeError and isinstance(error.__cause__, StopAsyncIteration):
+            error = error.__cause__  # which Python lets out of no async generator, and no line of it led there
         else:
             break
     return error
