@@ -228,7 +228,7 @@ def _alone(candidate: Candidate, streams: int, under: _Callgrind) -> tuple[Count
 
 def tell(pid: int, *words: str) -> None:
     """Tell callgrind in a process what to do. Raises `CalledProcessError`."""
-    subprocess.run(["vgdb", f"--pid={pid}", *words], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["vgdb", f"--pid={pid}", *words], check=True, capture_output=True)
 
 
 def main(pid: str, seconds: str) -> None:
