@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable
@@ -368,12 +370,20 @@ async def test_a_replacement_that_does_not_start_or_does_is_told_in_the_logs_for
     monkeypatch.setattr(preloaded, "Popen", subprocess.Popen)  # its successors are started afresh, so it is too
     code, good = tmp_path / "mine.py", "async def agent(message):\n    yield 'all'\n"
     code.write_text(good)
-    serving = server(f"{code}:agent", "--port", "0", "--workers", workers, "--log-format", "json")
+    store = tmp_path / "gapless.db"
+    more = ("--workers", workers, "--store", f"sqlite:///{store}", "--log-format", "json")
+    serving = server(f"{code}:agent", "--port", "0", *more)
     await until(lambda: answers(serving.url + "/ready").status_code == 200, "it serves")
+
+    def all_serve() -> bool:
+        with contextlib.closing(sqlite3.connect(store)) as db:
+            (count,) = db.execute("SELECT count(*) FROM workers").fetchone()
+        return bool(count == int(workers))
 
     def said() -> list[str]:
         return [json.loads(line)["message"] for line in serving.log.read_text().splitlines()]
 
+    await until(all_serve, "each process has read the code as it was")
     code.write_text(good + "syntax error here\n")
     serving.process.send_signal(signal.SIGHUP)
     await until(lambda: any("ended with exit code 1" in one for one in said()), "the new process is given up")
