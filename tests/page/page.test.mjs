@@ -589,13 +589,18 @@ atBoth("page: an answer is copied as Markdown, a failed one tried again, and nei
   assert.deepEqual(await page.locator(".act:visible").allInnerTexts(), ["Copy", "Ask again", "Edit", "‹", "›"]);
 });
 
-test("page: an empty answer is said to be empty, and one of tools alone is not", async () => {
+// What answers without words: a call of a tool alone, or nothing at all.
+function toolAloneOrNothing(message) {
   const end = { type: "RUN_FINISHED", outcome: { type: "success" } };
-  server.script = (message) => (message === "tool" ? [
+  return message === "tool" ? [
     { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "note" },
     { type: "TOOL_CALL_RESULT", messageId: "m", toolCallId: "c", content: "ok" },
     end,
-  ] : [end]);
+  ] : [end];
+}
+
+test("page: an empty answer is said to be empty, and one of tools alone is not", async () => {
+  server.script = toolAloneOrNothing;
   const page = await open();
   await ask(page, "tool");
   await turnIs(page, "finished");
@@ -609,12 +614,7 @@ test("page: an empty answer is said to be empty, and one of tools alone is not",
 });
 
 test("page: who listens hears that an answer is empty, or complete without words", async () => {
-  const end = { type: "RUN_FINISHED", outcome: { type: "success" } };
-  server.script = (message) => (message === "tool" ? [
-    { type: "TOOL_CALL_START", toolCallId: "c", toolCallName: "note" },
-    { type: "TOOL_CALL_RESULT", messageId: "m", toolCallId: "c", content: "ok" },
-    end,
-  ] : [end]);
+  server.script = toolAloneOrNothing;
   const page = await open();
   await ask(page, "nothing");
   await textIs(page, "#live", "The answer is empty");
